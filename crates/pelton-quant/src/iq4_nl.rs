@@ -1,0 +1,54 @@
+//! IQ4_NL: 4-bit indices into 16 uneven levels with one scale per 32 elements; 4.5 bits per element. Decode only.
+//!
+//! ```text
+//! byte 0  2                    18
+//!      │d │ qs[0] … qs[15]      │
+//!      f16   low nibble of qs[i]: index of element i, high nibble: of element i + 16
+//! value = d · LEVELS[index]
+//! ```
+
+use half::f16;
+
+use crate::rounding::{f16_at, unpack_nibbles};
+
+/// Elements in a block.
+pub const BLOCK_LEN: usize = 32;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 18;
+/// The levels, denser around 0; from the ggml format.
+pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The scale as stored.
+pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
+    f16_at(block, 0)
+}
+
+/// The scale: `value = scale · code`.
+pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
+    d(block).to_f32()
+}
+
+/// The codes (values of [`LEVELS`]) in element order.
+pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
+    let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of indices");
+    look_up(packed, &LEVELS, out);
+}
+
+/// Unpacks 32 nibbles and looks each up in `levels`.
+pub(crate) fn look_up(packed: &[u8; 16], levels: &[i8; 16], out: &mut [i8; 32]) {
+    let mut indices = [0; 32];
+    unpack_nibbles(packed, &mut indices);
+    for (code, index) in out.iter_mut().zip(indices) {
+        *code = levels[usize::from(index & 15)];
+    }
+}
+
+/// The values of a block.
+pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
+    let scale = scale(block);
+    let mut q = [0; BLOCK_LEN];
+    codes(block, &mut q);
+    for (value, q) in out.iter_mut().zip(q) {
+        *value = scale * f32::from(q);
+    }
+}

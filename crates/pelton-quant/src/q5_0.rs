@@ -1,0 +1,73 @@
+//! Q5_0: 5-bit codes around 16 with one scale per 32 elements; 5.5 bits per element.
+//!
+//! ```text
+//! byte 0  2     6                    22
+//!      │d │ qh  │ qs[0] … qs[15]      │
+//!      f16 u32   low nibble of qs[i]: low bits of element i, high nibble: of element i + 16
+//!          bit i of qh: the fifth bit of element i
+//! value = d · (code − 16)
+//! ```
+
+use half::f16;
+
+use crate::rounding::{f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
+
+/// Elements in a block.
+pub const BLOCK_LEN: usize = 32;
+/// Bytes of a block.
+pub const BLOCK_BYTES: usize = 22;
+/// What is subtracted from a code.
+pub const OFFSET: u8 = 16;
+
+/// The scale as stored.
+pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
+    f16_at(block, 0)
+}
+
+/// The scale: `value = scale · (code − 16)`.
+pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
+    d(block).to_f32()
+}
+
+/// The codes, 0 to 31, in element order.
+pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
+    let (head, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of codes");
+    unpack_nibbles(packed, out);
+    add_fifth_bits(&head[2..], out);
+}
+
+/// Sets bit 4 of code `i` from bit `i` of the four bytes `qh`.
+pub(crate) fn add_fifth_bits(qh: &[u8], codes: &mut [u8; 32]) {
+    for (codes, bits) in codes.as_chunks_mut::<8>().0.iter_mut().zip(qh) {
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code |= (bits >> i & 1) << 4;
+        }
+    }
+}
+
+/// The inverse of [`add_fifth_bits`]: bit 4 of 32 codes.
+pub(crate) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
+    std::array::from_fn(|byte| (0..8).fold(0, |bits, i| bits | (codes[8 * byte + i] >> 4 & 1) << i))
+}
+
+/// The values of a block.
+pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
+    let scale = scale(block);
+    let mut q = [0; BLOCK_LEN];
+    codes(block, &mut q);
+    for (value, q) in out.iter_mut().zip(q) {
+        *value = scale * f32::from(q as i8 - OFFSET as i8);
+    }
+}
+
+/// Puts the element of largest magnitude on code 0 and rounds the others; `None` if the scale exceeds f16.
+pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let d = first_extreme(x) / -16.0;
+    let inverse = inverse_or_zero(d);
+    let q = x.map(|x| truncated(x * inverse + 16.5).clamp(0, 31) as u8);
+    let mut block = [0; BLOCK_BYTES];
+    block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
+    block[2..6].copy_from_slice(&fifth_bits(&q));
+    block[6..].copy_from_slice(&pack_nibbles(&q));
+    Some(block)
+}

@@ -1,0 +1,124 @@
+//! Whole rows of any type: checks lengths, picks the format, walks the blocks.
+//!
+//! Only here do untrusted lengths meet the formats; behind it every block has its exact size as a Rust type.
+
+use crate::{
+    DType, QuantError, float, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+};
+
+/// Decodes `bytes` (whole blocks of `dtype`) into `out` (`block_len` elements per block).
+///
+/// Blocks with non-finite scales decode to what IEEE arithmetic makes of them.
+///
+/// # Errors
+/// An unsupported type, bytes that end inside a block, or an output of another length than the input holds.
+pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), QuantError> {
+    if !dtype.can_decode() {
+        return Err(QuantError::DecodeUnsupported { dtype });
+    }
+    let n_bytes = bytes.len();
+    if !n_bytes.is_multiple_of(dtype.block_bytes()) {
+        return Err(QuantError::PartialBlock { dtype, n_bytes });
+    }
+    let n_blocks = n_bytes / dtype.block_bytes();
+    if n_blocks.checked_mul(dtype.block_len()) != Some(out.len()) {
+        let expected = n_blocks.saturating_mul(dtype.block_len());
+        return Err(QuantError::LengthMismatch { dtype, n_bytes, expected, n_elements: out.len() });
+    }
+    match dtype {
+        DType::F32 => float::decode_f32(bytes, out),
+        DType::F16 => float::decode_f16(bytes, out),
+        DType::BF16 => float::decode_bf16(bytes, out),
+        DType::Q4_0 => decode_blocks(bytes, out, q4_0::decode_block),
+        DType::Q4_1 => decode_blocks(bytes, out, q4_1::decode_block),
+        DType::Q5_0 => decode_blocks(bytes, out, q5_0::decode_block),
+        DType::Q5_1 => decode_blocks(bytes, out, q5_1::decode_block),
+        DType::Q8_0 => decode_blocks(bytes, out, q8_0::decode_block),
+        DType::Q2_K => decode_blocks(bytes, out, q2_k::decode_block),
+        DType::Q3_K => decode_blocks(bytes, out, q3_k::decode_block),
+        DType::Q4_K => decode_blocks(bytes, out, q4_k::decode_block),
+        DType::Q5_K => decode_blocks(bytes, out, q5_k::decode_block),
+        DType::Q6_K => decode_blocks(bytes, out, q6_k::decode_block),
+        DType::IQ4_NL => decode_blocks(bytes, out, iq4_nl::decode_block),
+        DType::IQ4_XS => decode_blocks(bytes, out, iq4_xs::decode_block),
+        DType::MXFP4 => decode_blocks(bytes, out, mxfp4::decode_block),
+        _ => return Err(QuantError::DecodeUnsupported { dtype }),
+    }
+    Ok(())
+}
+
+/// Encodes `src` (whole blocks of elements) and appends the blocks to `out`.
+///
+/// Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and MXFP4 round each block on its own extremes, byte for byte as the Python package
+/// `gguf`. Q4_K, Q5_K and Q6_K search for the scales with the least squared error. F16 and BF16 round to nearest even
+/// and keep NaN and infinity (an f16 past 65504 becomes infinite, as IEEE conversion says).
+///
+/// # Errors
+/// An unsupported type, elements that end inside a block, NaN or infinity in a block format, or values whose scale
+/// exceeds f16. On an error `out` is as it was.
+pub fn encode(dtype: DType, src: &[f32], out: &mut Vec<u8>) -> Result<(), QuantError> {
+    if !dtype.can_encode() {
+        return Err(QuantError::EncodeUnsupported { dtype });
+    }
+    let Some(n_bytes) = dtype.row_bytes(src.len()) else {
+        return Err(QuantError::PartialRow { dtype, n_elements: src.len() });
+    };
+    let start = out.len();
+    out.resize(start + n_bytes, 0);
+    let result = encode_into(dtype, src, &mut out[start..]);
+    if result.is_err() {
+        out.truncate(start);
+    }
+    result
+}
+
+fn encode_into(dtype: DType, src: &[f32], out: &mut [u8]) -> Result<(), QuantError> {
+    match dtype {
+        DType::F32 => float::encode_f32(src, out),
+        DType::F16 => float::encode_f16(src, out),
+        DType::BF16 => float::encode_bf16(src, out),
+        DType::Q4_0 => return encode_blocks(dtype, src, out, q4_0::encode_block),
+        DType::Q4_1 => return encode_blocks(dtype, src, out, q4_1::encode_block),
+        DType::Q5_0 => return encode_blocks(dtype, src, out, q5_0::encode_block),
+        DType::Q5_1 => return encode_blocks(dtype, src, out, q5_1::encode_block),
+        DType::Q8_0 => return encode_blocks(dtype, src, out, q8_0::encode_block),
+        DType::Q4_K => return encode_blocks(dtype, src, out, q4_k::encode_block),
+        DType::Q5_K => return encode_blocks(dtype, src, out, q5_k::encode_block),
+        DType::Q6_K => return encode_blocks(dtype, src, out, q6_k::encode_block),
+        DType::MXFP4 => return encode_blocks(dtype, src, out, mxfp4::encode_block),
+        _ => return Err(QuantError::EncodeUnsupported { dtype }),
+    }
+    Ok(())
+}
+
+fn decode_blocks<const BYTES: usize, const LEN: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode_block: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
+) {
+    let (blocks, _) = bytes.as_chunks::<BYTES>();
+    let (values, _) = out.as_chunks_mut::<LEN>();
+    for (block, values) in blocks.iter().zip(values) {
+        decode_block(block, values);
+    }
+}
+
+/// `encode_block` sees finite values only; `None` from it means that the scale does not fit.
+fn encode_blocks<const BYTES: usize, const LEN: usize>(
+    dtype: DType,
+    src: &[f32],
+    out: &mut [u8],
+    encode_block: impl Fn(&[f32; LEN]) -> Option<[u8; BYTES]>,
+) -> Result<(), QuantError> {
+    let (values, _) = src.as_chunks::<LEN>();
+    let (blocks, _) = out.as_chunks_mut::<BYTES>();
+    for (n, (values, block)) in values.iter().zip(blocks).enumerate() {
+        let first = n * LEN;
+        if !values.iter().fold(true, |finite, x| finite & x.is_finite()) {
+            let at = values.iter().position(|x| !x.is_finite()).unwrap_or(0);
+            return Err(QuantError::NonFinite { dtype, index: first + at, value: values[at] });
+        }
+        *block = encode_block(values).ok_or(QuantError::ScaleOverflow { dtype, first, last: first + LEN - 1 })?;
+    }
+    Ok(())
+}
