@@ -1,0 +1,279 @@
+//! The ops that a model is made of.
+//!
+//! Invariants: ops take shapes that the model has validated, so they return nothing and assert; loading is where
+//! things can fail. A row's result depends on that row (and its sequence's KV) alone, never on its neighbours in
+//! the batch: greedy output is the same bits alone and under load.
+
+use pelton_quant::DType;
+
+use crate::{Batch, BatchError, KvLayout, LinearSpec, Weight};
+
+/// Why loading onto a backend failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// A storage type that no kernel reads.
+    #[error("tensor {tensor}: type {dtype} is not supported; supported types: {}", supported_types())]
+    UnsupportedType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// A tensor whose shape does not fit.
+    #[error("tensor {tensor}: {problem}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// What does not fit.
+        problem: String,
+    },
+    /// Memory that is not there.
+    #[error(
+        "{what} needs {bytes} bytes, which this machine does not have free; use a smaller context or fewer sequences"
+    )]
+    OutOfMemory {
+        /// What was to be allocated.
+        what: String,
+        /// How much.
+        bytes: usize,
+    },
+    /// A batch that breaks its own rules.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+}
+
+fn supported_types() -> String {
+    let names: Vec<_> = DType::DECODABLE.iter().map(|d| d.name()).collect();
+    names.join(", ")
+}
+
+/// Rotary position embedding, resolved to frequencies: rotates pairs `(i, i + dim/2)` of the first `dim`
+/// elements of each head by `position * inv_freq[i]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// `(dim / 2,)` radians a position.
+    pub inv_freq: Vec<f32>,
+    /// Multiplies cos and sin (YaRN's attention factor; 1 otherwise).
+    pub scale: f32,
+}
+
+/// How a fused QKV row is divided: `n_heads` queries, `n_kv_heads` keys, `n_kv_heads` values, each `head_dim` wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key/value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of all query heads.
+    pub fn q_dim(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Columns of all key heads.
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Columns of a fused QKV row.
+    pub fn qkv_dim(&self) -> usize {
+        self.q_dim() + 2 * self.kv_dim()
+    }
+}
+
+/// RMSNorm weights of single heads, `(head_dim,)` each, applied to Q and K before RoPE.
+#[derive(Debug)]
+pub struct HeadNorms<'a, V> {
+    /// For queries.
+    pub q: &'a V,
+    /// For keys.
+    pub k: &'a V,
+    /// Epsilon.
+    pub eps: f32,
+}
+
+/// Parameters of one layer's attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Head counts and width.
+    pub heads: Heads,
+    /// Multiplies `q·k`.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// A row at position p sees positions `p - window < j <= p`.
+    pub window: Option<usize>,
+}
+
+/// The gate of a feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `silu(gate) * up`.
+    Silu,
+    /// `gelu_tanh(gate) * up`.
+    GeluTanh,
+}
+
+/// One expert: a feed-forward block of its own.
+#[derive(Debug)]
+pub struct Expert<L> {
+    /// `hidden -> [gate | up]`.
+    pub gate_up: L,
+    /// `ffn -> hidden`.
+    pub down: L,
+}
+
+/// A mixture-of-experts block.
+#[derive(Debug)]
+pub struct Moe<L> {
+    /// `hidden -> n_experts`.
+    pub router: L,
+    /// The experts.
+    pub experts: Vec<Expert<L>>,
+    /// Experts a token uses.
+    pub top_k: usize,
+    /// Normalise the chosen probabilities to sum to 1.
+    pub norm_topk: bool,
+    /// Hidden size of one expert.
+    pub ffn: usize,
+    /// The experts' gate.
+    pub gate: Gate,
+}
+
+/// Where a layer's weights went and which kernel reads them: shown to the user, never silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The layer's name.
+    pub name: String,
+    /// Storage type in the file.
+    pub dtype: DType,
+    /// Kernel that runs it.
+    pub kernel: &'static str,
+    /// Bytes that one pass over the weights reads.
+    pub bytes: usize,
+}
+
+/// The ops of a model, over one device.
+///
+/// Activations are float32 matrices `(rows, cols)`; a row belongs to one token of the batch.
+pub trait Backend {
+    /// A matrix of activations.
+    type Tensor;
+    /// A float32 vector: norm weights.
+    type Vector;
+    /// A packed linear layer.
+    type Linear;
+    /// A table whose rows are looked up by id.
+    type Embedding;
+    /// A KV pool.
+    type Kv;
+    /// A batch, made ready for the device.
+    type Prepared;
+
+    /// The backend's name and what it found, e.g. `cpu avx512-vnni, 2 threads`.
+    fn describe(&self) -> String;
+
+    /// Packs a linear layer.
+    ///
+    /// # Errors
+    /// [`BackendError`] for a type without a kernel or memory that is not there.
+    fn load_linear(&mut self, spec: &LinearSpec) -> Result<Self::Linear, BackendError>;
+
+    /// Where a linear layer's parts went.
+    fn placement(&self, linear: &Self::Linear) -> Vec<Placement>;
+
+    /// Loads an embedding table, `(vocab, hidden)`.
+    ///
+    /// # Errors
+    /// [`BackendError`] for a type that cannot be decoded.
+    fn load_embedding(&mut self, table: &Weight) -> Result<Self::Embedding, BackendError>;
+
+    /// Loads a vector.
+    fn load_vector(&mut self, values: &[f32]) -> Self::Vector;
+
+    /// Allocates a KV pool.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    fn kv_pool(&mut self, layout: &KvLayout) -> Result<Self::Kv, BackendError>;
+
+    /// Copies one page of every layer onto another.
+    fn copy_page(&mut self, kv: &mut Self::Kv, from: u32, to: u32);
+
+    /// A matrix of `(rows, cols)`, contents unspecified.
+    fn alloc(&mut self, rows: usize, cols: usize) -> Self::Tensor;
+
+    /// Changes the number of rows, contents unspecified.
+    fn set_rows(&mut self, tensor: &mut Self::Tensor, rows: usize);
+
+    /// Makes a batch ready: uploads indices, computes the rotation of each row's position.
+    fn prepare(&mut self, batch: &Batch, rope: &Rope) -> Self::Prepared;
+
+    /// `out[r] = scale * table[ids[r]]`, `(rows, hidden)`. Ids past the table are a broken invariant (asserted).
+    fn embed(&mut self, batch: &Self::Prepared, table: &Self::Embedding, scale: f32, out: &mut Self::Tensor);
+
+    /// `out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * weight`.
+    fn rms_norm(&mut self, x: &Self::Tensor, weight: &Self::Vector, eps: f32, out: &mut Self::Tensor);
+
+    /// `x += y`.
+    fn add(&mut self, x: &mut Self::Tensor, y: &Self::Tensor);
+
+    /// `x += y`, then `out = rms_norm(x)`: the step between two blocks, fused where a backend can.
+    fn add_rms_norm(
+        &mut self,
+        x: &mut Self::Tensor,
+        y: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) {
+        self.add(x, y);
+        self.rms_norm(x, weight, eps, out);
+    }
+
+    /// `out[r] = W x[r] + bias`, `(rows, in) -> (rows, out)`.
+    fn linear(&mut self, x: &Self::Tensor, linear: &Self::Linear, out: &mut Self::Tensor);
+
+    /// Normalises (where `norms` are given) and rotates the Q and K heads of `qkv` `(rows, qkv_dim)`, in place
+    /// for Q, and stores K and V in the pages of `layer`.
+    #[allow(clippy::too_many_arguments, reason = "one fused op; each argument is another thing")]
+    fn rope_store_kv(
+        &mut self,
+        qkv: &mut Self::Tensor,
+        batch: &Self::Prepared,
+        heads: Heads,
+        norms: Option<HeadNorms<'_, Self::Vector>>,
+        layer: usize,
+        kv: &mut Self::Kv,
+    );
+
+    /// Causal attention of the Q heads in `qkv` over the pages of `layer`; `out` is `(rows, q_dim)`.
+    fn paged_attention(
+        &mut self,
+        qkv: &Self::Tensor,
+        batch: &Self::Prepared,
+        attention: &Attention,
+        layer: usize,
+        kv: &Self::Kv,
+        out: &mut Self::Tensor,
+    );
+
+    /// `out = gate(x[.., ..ffn]) * x[.., ffn..]`, `(rows, 2 ffn) -> (rows, ffn)`.
+    fn gate(&mut self, x: &Self::Tensor, gate: Gate, out: &mut Self::Tensor);
+
+    /// Routes each row to its experts and sums their weighted answers into `out`, `(rows, hidden)`.
+    fn moe(&mut self, x: &Self::Tensor, moe: &Moe<Self::Linear>, out: &mut Self::Tensor);
+
+    /// Picks the rows whose logits are wanted; `out` gets `logit_rows.len()` rows.
+    fn gather_logit_rows(&mut self, x: &Self::Tensor, batch: &Self::Prepared, out: &mut Self::Tensor);
+
+    /// `x = cap * tanh(x / cap)`.
+    fn softcap(&mut self, x: &mut Self::Tensor, cap: f32);
+
+    /// Copies a matrix to the host, row-major.
+    fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>);
+}
