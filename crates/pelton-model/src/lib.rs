@@ -1,0 +1,16 @@
+//! Model architectures over a [`Backend`](pelton_backend::Backend).
+//!
+//! All supported architectures are one decoder ([`Decoder`]) with flags from
+//! [`ModelConfig`](pelton_formats::ModelConfig): biases where the file has them, q/k norms, post-norms, soft caps,
+//! sliding windows, a dense or a mixture-of-experts block. Invariant: this crate names no device and no
+//! quantization; a linear layer may be stored in any format.
+
+#![forbid(unsafe_code)]
+
+mod decoder;
+mod load;
+mod rope;
+
+pub use decoder::{Decoder, Workspace};
+pub use load::{LoadError, LoadProgress, load};
+pub use rope::{resolve_rope, rounded_to_bf16};

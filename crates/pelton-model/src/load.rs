@@ -1,0 +1,195 @@
+//! From named tensors to a [`Decoder`]: every tensor is required by name and shape here, and nowhere else.
+
+use std::sync::Arc;
+
+use pelton_backend::{
+    Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, SharedBytes, Weight,
+};
+use pelton_formats::{Activation, FormatError, ModelConfig, Tensor, Tensors};
+
+use crate::decoder::{Decoder, Ffn, Layer};
+use crate::rope::resolve_rope;
+
+/// Why a model could not be loaded onto a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A tensor is missing or has another shape.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// The backend refused.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of weights packed.
+    pub done: usize,
+    /// Bytes of all weights.
+    pub total: usize,
+}
+
+/// Bytes of a tensor, kept alive by the tensor itself.
+struct TensorBytes(Tensor);
+
+impl AsRef<[u8]> for TensorBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.data()
+    }
+}
+
+struct Loader<'a, B: Backend> {
+    backend: &'a mut B,
+    config: &'a ModelConfig,
+    tensors: &'a Tensors,
+    progress: &'a mut dyn FnMut(LoadProgress),
+    seen: LoadProgress,
+    placements: Vec<pelton_backend::Placement>,
+}
+
+/// Loads a model: packs every linear layer as the backend wants it. `context` is the longest context that will
+/// be run (it decides between LongRoPE's factors).
+///
+/// # Errors
+/// [`LoadError`] names the tensor, what was expected and what was found.
+pub fn load<B: Backend>(
+    backend: &mut B,
+    config: &ModelConfig,
+    tensors: &Tensors,
+    context: usize,
+    progress: &mut dyn FnMut(LoadProgress),
+) -> Result<Decoder<B>, LoadError> {
+    let total = tensors.iter().map(|t| t.data().len()).sum();
+    let seen = LoadProgress { done: 0, total };
+    let mut loader = Loader { backend, config, tensors, progress, seen, placements: Vec::new() };
+    let c = config;
+    let layers = (0..c.n_layers).map(|i| loader.layer(i)).collect::<Result<Vec<_>, _>>()?;
+    let table = loader.matrix("token_embd.weight", c.vocab_size, c.hidden)?;
+    let embedding = loader.backend.load_embedding(&table)?;
+    let output_norm = loader.norm("output_norm.weight", c.hidden)?;
+    let head = match c.tied_embeddings {
+        true => loader.pack("output (tied)", vec![table], Vec::new())?,
+        false => loader.linear("output", &["output"], &[c.vocab_size], c.hidden)?,
+    };
+    let gate = gate_of(c.activation);
+    Ok(Decoder {
+        embedding,
+        embed_scale: c.embed_scale,
+        layers,
+        output_norm,
+        head,
+        logit_softcap: c.logit_softcap,
+        norm_eps: c.norm_eps,
+        gate,
+        rope: resolve_rope(&c.rope, context),
+        hidden: c.hidden,
+        ffn: c.ffn,
+        vocab_size: c.vocab_size,
+        placements: loader.placements,
+    })
+}
+
+fn gate_of(activation: Activation) -> Gate {
+    match activation {
+        Activation::Silu => Gate::Silu,
+        Activation::GeluTanh => Gate::GeluTanh,
+    }
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn layer(&mut self, i: usize) -> Result<Layer<B>, LoadError> {
+        let c = self.config;
+        let name = |part: &str| format!("blk.{i}.{part}");
+        let norm = |part: &str| format!("blk.{i}.{part}.weight");
+        let heads = Heads { n_heads: c.n_heads, n_kv_heads: c.n_kv_heads, head_dim: c.head_dim };
+        let attn_norm = self.norm(&norm("attn_norm"), c.hidden)?;
+        let [q, k, v] = ["attn_q", "attn_k", "attn_v"].map(name);
+        let qkv = self.linear(&name("attn_qkv"), &[&q, &k, &v], &[c.q_dim(), c.kv_dim(), c.kv_dim()], c.hidden)?;
+        let head_norms = match c.qk_norm {
+            true => {
+                let q = self.norm(&norm("attn_q_norm"), c.head_dim)?;
+                Some((q, self.norm(&norm("attn_k_norm"), c.head_dim)?))
+            }
+            false => None,
+        };
+        let output = name("attn_output");
+        let attn_output = self.linear(&output, &[&output], &[c.hidden], c.q_dim())?;
+        let mut post = |part: &str| c.post_norms.then(|| self.norm(&norm(part), c.hidden)).transpose();
+        let (post_attn_norm, post_ffn_norm) = (post("post_attention_norm")?, post("post_ffw_norm")?);
+        let ffn_norm = self.norm(&norm("ffn_norm"), c.hidden)?;
+        let ffn = match &c.moe {
+            Some(moe) if moe.moe_layers[i] => self.experts(i)?,
+            _ => {
+                let [gate, up, down] = ["ffn_gate", "ffn_up", "ffn_down"].map(name);
+                let gate_up = self.linear(&name("ffn_gate_up"), &[&gate, &up], &[c.ffn, c.ffn], c.hidden)?;
+                Ffn::Dense { gate_up, down: self.linear(&down, &[&down], &[c.hidden], c.ffn)? }
+            }
+        };
+        let attention =
+            Attention { heads, scale: c.attn_scale, softcap: c.attn_softcap, window: c.sliding_window[i] };
+        Ok(Layer { attn_norm, qkv, head_norms, attn_output, post_attn_norm, ffn_norm, ffn, post_ffn_norm, attention })
+    }
+
+    fn experts(&mut self, i: usize) -> Result<Ffn<B>, LoadError> {
+        let c = self.config;
+        let moe = c.moe.as_ref().expect("the caller saw it");
+        let router = format!("blk.{i}.ffn_gate_inp");
+        let router = self.linear(&router, &[&router], &[moe.n_experts], c.hidden)?;
+        let mut experts = Vec::with_capacity(moe.n_experts);
+        for e in 0..moe.n_experts {
+            let [gate, up, down] = ["gate", "up", "down"].map(|p| format!("blk.{i}.ffn_{p}.{e}"));
+            let name = format!("blk.{i}.ffn_gate_up.{e}");
+            let widths = [moe.expert_ffn, moe.expert_ffn];
+            let gate_up = self.linear(&name, &[&gate, &up], &widths, c.hidden)?;
+            let down = self.linear(&down, &[&down], &[c.hidden], moe.expert_ffn)?;
+            experts.push(Expert { gate_up, down });
+        }
+        let (top_k, norm_topk, ffn) = (moe.n_experts_used, moe.norm_topk, moe.expert_ffn);
+        Ok(Ffn::Experts(Moe { router, experts, top_k, norm_topk, ffn, gate: gate_of(c.activation) }))
+    }
+
+    /// A linear layer of the tensors `<part>.weight` `(rows[i], cols)`, stacked, with `<part>.bias` where any is.
+    fn linear(&mut self, name: &str, parts: &[&str], rows: &[usize], cols: usize) -> Result<B::Linear, LoadError> {
+        let mut weights = Vec::with_capacity(parts.len());
+        let mut bias = Vec::new();
+        let biased = parts.iter().any(|p| self.tensors.get(&format!("{p}.bias")).is_some());
+        for (part, &rows) in parts.iter().zip(rows) {
+            weights.push(self.matrix(&format!("{part}.weight"), rows, cols)?);
+            let bias_name = format!("{part}.bias");
+            match self.tensors.get(&bias_name) {
+                Some(_) => bias.extend(self.vector(&bias_name, rows)?),
+                None if biased => bias.extend(std::iter::repeat_n(0.0, rows)),
+                None => {}
+            }
+        }
+        self.pack(name, weights, bias)
+    }
+
+    fn pack(&mut self, name: &str, weights: Vec<Weight>, bias: Vec<f32>) -> Result<B::Linear, LoadError> {
+        let bytes: usize = weights.iter().map(|w| w.bytes().len()).sum();
+        let linear = self.backend.load_linear(&LinearSpec::new(name, weights, bias)?)?;
+        self.placements.extend(self.backend.placement(&linear));
+        self.seen.done = (self.seen.done + bytes).min(self.seen.total);
+        (self.progress)(self.seen);
+        Ok(linear)
+    }
+
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, LoadError> {
+        let tensor = self.tensors.require(name, &[rows, cols])?;
+        let bytes: SharedBytes = Arc::new(TensorBytes(tensor.clone()));
+        Ok(Weight::new(name, tensor.dtype, rows, cols, bytes)?)
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let tensor = self.tensors.require(name, &[len])?;
+        tensor.check_finite(self.tensors.file())?;
+        Ok(tensor.to_f32()?)
+    }
+
+    fn norm(&mut self, name: &str, len: usize) -> Result<B::Vector, LoadError> {
+        let mut values = self.vector(name, len)?;
+        values.iter_mut().for_each(|w| *w += self.config.norm_weight_offset);
+        Ok(self.backend.load_vector(&values))
+    }
+}
