@@ -1,0 +1,295 @@
+//! The kernel of all block-quantized formats, once for every format and instruction set.
+//!
+//! A *panel* is 16 output features, walked along the input in blocks of the file's format (32 or 256 features), each
+//! of them cut into units of 32:
+//!
+//! ```text
+//! panel  │ block 0                                        │ block 1 │ …
+//! block  │ head: d of 16 rows (, dmin) │ unit 0 │ unit 1 │ …          (formats of 32 have no head, one unit)
+//! unit   │ codes of 16 rows, see codes.rs │ scales of 16 rows (, minima)
+//! ```
+//!
+//! The plain loop, for output feature `n` and activation row `m`:
+//!
+//! ```text
+//! acc = 0
+//! for each unit:
+//!     for each part of the unit that has its own scale (1 of 32 or 2 of 16 features):
+//!         dot = sum of (code[n][k] - offset) * xcode[m][k]        exact, in i32
+//!         acc = fma(float(dot), scale[n] * xscale[m], acc)        scale[n] = d * sub-scale, exact in f32
+//!         acc = fma(min[n], xscale[m] * sum of xcode[m], acc)     formats with a minimum
+//! out = acc + bias[n]
+//! ```
+//!
+//! Departures from it, each with its reason:
+//!
+//! - 16 output features run side by side in lanes, so no sum over `k` is ever taken across lanes, and the order of
+//!   the f32 operations is the plain loop's on every machine and for any number of rows: the same bits.
+//! - A tile of up to 8 activation rows shares each unpacked code vector, so few rows cost little more than one.
+//! - `offset * sum of xcode` starts the integer sum instead of being subtracted from every code.
+//! - Few rows are bound by memory, and a core keeps more reads in flight when they come from several places: so
+//!   [`STREAMS`] panels are walked side by side (measured: 28 GB/s instead of 21 on two cores), and weights are
+//!   asked for [`ahead`] of time. Eight rows are bound by arithmetic: their accumulators stay in
+//!   registers, which leaves room for one panel.
+
+#![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
+
+use super::activations::{ActBlock, tiles};
+use super::codes::Codes;
+use super::lanes::Lanes;
+
+/// How far ahead of the multiplication the weights of `streams` panels are prefetched, in bytes.
+const fn ahead(streams: usize) -> usize {
+    if streams == 1 { 3072 } else { 1024 }
+}
+
+/// Panels that a tile of few rows walks side by side.
+pub(super) const STREAMS: usize = 4;
+
+/// A block-quantized format as panels hold it.
+pub(super) trait Format: 'static {
+    /// How the codes of a unit are stored.
+    type Codes: Codes;
+    /// Bytes of a block in the file.
+    const FILE_BYTES: usize;
+    /// Units in a block.
+    const UNITS: usize;
+    /// Bytes of a block's head, for 16 rows.
+    const HEAD: usize;
+    /// Bytes of a unit's scales and minima, for 16 rows.
+    const SCALES: usize;
+    /// Parts of a unit with their own scale: 1 or 2.
+    const PARTS: usize;
+    /// Codes stand for themselves minus `2^OFFSET_SHIFT`.
+    const OFFSET_SHIFT: Option<u32>;
+    /// Whether there is a minimum to add.
+    const HAS_MIN: bool;
+
+    /// Bytes of a block in a panel.
+    const PANEL_BYTES: usize = Self::HEAD + Self::UNITS * (Self::Codes::BYTES + Self::SCALES);
+
+    /// The head as floats: the scale of scales, the scale of minima.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; `p` points to a head.
+    unsafe fn head<S: Lanes>(p: *const u8) -> [S::F; 2];
+
+    /// The scales of part `part` of a unit.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; `p` points to the unit's scales.
+    unsafe fn scale<S: Lanes>(head: [S::F; 2], p: *const u8, part: usize) -> S::F;
+
+    /// The minima of part `part` of a unit, to be added.
+    ///
+    /// # Safety
+    /// As [`Format::scale`].
+    #[inline(always)]
+    unsafe fn min<S: Lanes>(_head: [S::F; 2], _p: *const u8, _part: usize) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::splat(0.0) }
+    }
+
+    /// Puts one block of the file as row `row` of a block of a panel, which was all zero there.
+    fn put(file: &[u8], row: usize, panel: &mut [u8]);
+}
+
+/// One task of a linear call: some panels times all activation rows.
+pub(super) struct Panels<'a> {
+    /// The first panel.
+    pub(super) weights: *const u8,
+    /// Bytes of a panel.
+    pub(super) panel_bytes: usize,
+    /// Number of panels.
+    pub(super) n_panels: usize,
+    /// Input features.
+    pub(super) k: usize,
+    /// Activation rows.
+    pub(super) rows: usize,
+    /// Activations of block formats, in tiles.
+    pub(super) blocks: &'a [ActBlock],
+    /// Activations of float formats, in tiles.
+    pub(super) floats: &'a [f32],
+    /// `(16 n_panels,)` or empty.
+    pub(super) bias: &'a [f32],
+    /// First output of row 0.
+    pub(super) out: *mut f32,
+    /// From a row's outputs to the next's.
+    pub(super) out_stride: usize,
+    /// Output features that exist: the last panel may be part padding.
+    pub(super) cols: usize,
+}
+
+impl Panels<'_> {
+    /// Adds the bias and stores the results of one panel for one row.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; this task owns its columns of `out`.
+    #[inline(always)]
+    pub(super) unsafe fn store<S: Lanes>(&self, acc: S::F, panel: usize, row: usize) {
+        let col = 16 * panel;
+        // SAFETY: `out` has `cols` columns from its first on in each of `rows` rows; `bias` is empty or whole panels.
+        unsafe {
+            let acc = match self.bias.get(col..col + 16) {
+                Some(bias) => S::add(acc, S::load(bias.as_ptr().cast())),
+                None => acc,
+            };
+            let out = self.out.add(row * self.out_stride + col);
+            if col + 16 <= self.cols {
+                S::store(acc, out);
+            } else {
+                let mut whole = [0.0; 16];
+                S::store(acc, whole.as_mut_ptr());
+                std::ptr::copy_nonoverlapping(whole.as_ptr(), out, self.cols - col);
+            }
+        }
+    }
+}
+
+/// Runs a task: all panels for a tile of rows before the next tile, so that both stay in the second-level cache.
+///
+/// # Safety
+/// As [`Lanes`]; `weights` are panels of `F`, `blocks` are `rows` rows in tiles, and the task owns its columns of
+/// `out`.
+#[inline(always)]
+pub(super) unsafe fn run<F: Format, S: Lanes>(task: &Panels<'_>) {
+    let units = task.k / 32;
+    assert_eq!(task.blocks.len(), task.rows * units);
+    for (row, group) in tiles(task.rows) {
+        let x = task.blocks[row * units..].as_ptr();
+        // At most MAX_ROWS of a group at a time. (A loop, not a closure: a closure is a function of its own, which
+        // would not be compiled for the instruction set. The constants keep tiles that are too large for the
+        // registers from being compiled at all.)
+        let m = group.min(S::MAX_ROWS);
+        for i in (0..group).step_by(m) {
+            // SAFETY: the caller's; a group is as long as `tiles` says.
+            unsafe {
+                let (row, x) = (row + i, x.add(i));
+                match m {
+                    8 if S::HAS_8 => tile::<F, S, 8, 1>(task, row, x, group),
+                    4 if S::HAS_8 => tile::<F, S, 4, STREAMS>(task, row, x, group),
+                    4 if S::HAS_4 => tile::<F, S, 4, 1>(task, row, x, group),
+                    2 if S::HAS_2 => tile::<F, S, 2, STREAMS>(task, row, x, group),
+                    _ => tile::<F, S, 1, STREAMS>(task, row, x, group),
+                }
+            }
+        }
+    }
+}
+
+/// All panels times `M` rows: `x` is the first row's first block, the next unit is `group` blocks on. The panels are
+/// cut into `P` runs that are walked side by side; each run is one stream of memory from its first panel to its
+/// last, so that what is prefetched past a panel's end is what comes next.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
+    task: &Panels<'_>,
+    row: usize,
+    x: *const ActBlock,
+    group: usize,
+) {
+    let unit_bytes = F::Codes::BYTES + F::SCALES;
+    let run = task.n_panels.div_ceil(P);
+    for first in 0..run {
+        // Panels `first`, `first + run`, … as far as there are; spelled out for the compiler that one is one: then
+        // its accumulators stay in registers.
+        let n = if P == 1 { 1 } else { (task.n_panels - first).div_ceil(run) };
+        // SAFETY: the caller's; `block` and `x` walk over exactly the panels and the group's blocks.
+        unsafe {
+            let mut acc = [[S::splat(0.0); M]; P];
+            let mut block = task.weights.add(first * task.panel_bytes);
+            let mut x = x;
+            for _ in 0..task.k / (32 * F::UNITS) {
+                for u in 0..F::UNITS {
+                    for (j, acc) in acc[..n].iter_mut().enumerate() {
+                        let head = block.add(j * run * task.panel_bytes);
+                        let codes = head.add(F::HEAD + u * unit_bytes);
+                        for line in 0..unit_bytes.div_ceil(64) {
+                            S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
+                        }
+                        unit::<F, S, M>(F::head::<S>(head), codes, x, acc);
+                    }
+                    x = x.add(group);
+                }
+                block = block.add(F::PANEL_BYTES);
+            }
+            for (j, acc) in acc[..n].iter().enumerate() {
+                for m in 0..M {
+                    task.store::<S>(acc[m], first + j * run, row + m);
+                }
+            }
+        }
+    }
+}
+
+/// One unit of one panel times `M` rows.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn unit<F: Format, S: Lanes, const M: usize>(
+    head: [S::F; 2],
+    codes: *const u8,
+    x: *const ActBlock,
+    acc: &mut [S::F; M],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let scales = codes.add(F::Codes::BYTES);
+        for part in 0..F::PARTS {
+            let sums = sums::<F, S, M>(codes, x, part);
+            let scale = F::scale::<S>(head, scales, part);
+            for m in 0..M {
+                let x = &*x.add(m);
+                acc[m] = S::fma(S::to_f(sums[m]), S::mul(scale, S::splat(x.scale)), acc[m]);
+            }
+            if F::HAS_MIN {
+                let min = F::min::<S>(head, scales, part);
+                for m in 0..M {
+                    let x = &*x.add(m);
+                    let sum = if F::PARTS == 1 { x.scaled_sum } else { x.scaled_half[part] };
+                    acc[m] = S::fma(min, S::splat(sum), acc[m]);
+                }
+            }
+        }
+    }
+}
+
+/// The exact integer dot products of one part of a unit with `M` rows.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn sums<F: Format, S: Lanes, const M: usize>(codes: *const u8, x: *const ActBlock, part: usize) -> [S::I; M] {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = [S::splat_i(0); M];
+        let shift = if F::Codes::WIDE && F::OFFSET_SHIFT.is_none() {
+            if S::WIDE_IS_BIASED { Some(7) } else { None }
+        } else {
+            F::OFFSET_SHIFT
+        };
+        if let Some(shift) = shift {
+            for m in 0..M {
+                let x = &*x.add(m);
+                let neg = if F::PARTS == 1 { x.neg_sum } else { x.neg_half[part] };
+                sums[m] = S::splat_i(neg << shift);
+            }
+        }
+        let pairs = 4 / F::PARTS;
+        for t in part * pairs..(part + 1) * pairs {
+            let [a, b] = F::Codes::pair::<S>(codes, t);
+            for m in 0..M {
+                let dwords = (*x.add(m)).codes.as_ptr().add(8 * t);
+                if F::Codes::WIDE {
+                    sums[m] = S::dot_wide(S::dot_wide(sums[m], a, dwords), b, dwords.add(4));
+                } else {
+                    sums[m] = S::dot(S::dot(sums[m], a, dwords), b, dwords.add(4));
+                }
+            }
+        }
+        sums
+    }
+}

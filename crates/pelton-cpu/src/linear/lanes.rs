@@ -1,0 +1,230 @@
+//! The vector vocabulary of the linear kernels: 16 output features side by side, one in each 32-bit lane.
+//!
+//! [`Lanes`] is implemented by plain arrays ([`Scalar`]), by pairs of 256-bit registers and by 512-bit registers
+//! (`lanes_x86.rs`). Kernels are written once over it; `#[inline(always)]` makes each of them the code of the
+//! instruction set whose entry function calls it.
+//!
+//! Invariant: every method is exact or rounds once, the same way in every implementation. That is why all
+//! instruction sets give the same bits. Methods that read memory read what their comment says, unaligned.
+
+use half::{bf16, f16};
+
+/// 16 lanes. All methods are unsafe: the implementation's instructions must exist, which the kernel tables
+/// guarantee by asking for the token of [`crate::Isa`]; pointers must be readable for the stated bytes.
+pub(super) trait Lanes: 'static {
+    /// 16 i32.
+    type I: Copy;
+    /// 16 f32.
+    type F: Copy;
+    /// 16 lanes of 4 unsigned bytes: codes of 4 consecutive input features of 16 output features.
+    type B: Copy;
+    /// Activation rows of the largest register tile: 1, 2, 4 or 8.
+    const MAX_ROWS: usize;
+    /// Whether there is a tile of 2 rows.
+    const HAS_2: bool = Self::MAX_ROWS >= 2;
+    /// Whether there is a tile of 4 rows.
+    const HAS_4: bool = Self::MAX_ROWS >= 4;
+    /// Whether there is a tile of 8 rows.
+    const HAS_8: bool = Self::MAX_ROWS >= 8;
+    /// Whether a tile of a float format may have 8 to 16 accumulators, or just 4.
+    const WIDE_TILES: bool;
+    /// Whether [`Lanes::dot_wide`] multiplies by the stored byte (code + 128) or by the code itself.
+    const WIDE_IS_BIASED: bool;
+
+    unsafe fn splat(v: f32) -> Self::F;
+    unsafe fn splat_i(v: i32) -> Self::I;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Nearest float.
+    unsafe fn to_f(v: Self::I) -> Self::F;
+
+    /// 16 f32, 64 bytes.
+    unsafe fn load(p: *const u8) -> Self::F;
+    /// 16 IEEE halves, 32 bytes.
+    unsafe fn load_f16(p: *const u8) -> Self::F;
+    /// 16 bfloat16, 32 bytes.
+    unsafe fn load_bf16(p: *const u8) -> Self::F;
+    /// 16 bytes as floats.
+    unsafe fn load_u8(p: *const u8) -> Self::F;
+    /// 16 signed bytes as floats.
+    unsafe fn load_i8(p: *const u8) -> Self::F;
+    /// The low nibbles of 16 bytes as floats.
+    unsafe fn load_low_nibbles(p: *const u8) -> Self::F;
+    /// The high nibbles of 16 bytes as floats.
+    unsafe fn load_high_nibbles(p: *const u8) -> Self::F;
+    /// `2^(e - 128)` of 16 bytes e, denormals included.
+    unsafe fn load_half_powers(p: *const u8) -> Self::F;
+    /// 16 f32 to 64 bytes.
+    unsafe fn store(v: Self::F, p: *mut f32);
+
+    /// 64 bytes.
+    unsafe fn codes(p: *const u8) -> Self::B;
+    /// Shifts left by `N`, in units of at least a byte: bits that cross into a neighbour must be masked away.
+    unsafe fn shl<const N: u32>(v: Self::B) -> Self::B;
+    /// Shifts right by `N`, as [`Lanes::shl`].
+    unsafe fn shr<const N: u32>(v: Self::B) -> Self::B;
+    /// Each byte and `mask`.
+    unsafe fn mask(v: Self::B, mask: u8) -> Self::B;
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    /// `table[byte]` of each byte, which is below 16.
+    unsafe fn look_up(table: &[u8; 16], v: Self::B) -> Self::B;
+    /// `acc + sum of w[j] * x[j]` in each lane, j = 0..4, exact. `x` points to 4 signed bytes in -127..=127; the
+    /// bytes of `w` are at most 127.
+    unsafe fn dot(acc: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    /// As [`Lanes::dot`], with all 8 bits of `w` in use: a byte stands for itself minus 128 (see
+    /// [`Lanes::WIDE_IS_BIASED`]).
+    unsafe fn dot_wide(acc: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// Plain arrays: the fallback of every machine.
+pub(super) struct Scalar;
+
+/// One float of each lane.
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; 16] {
+    std::array::from_fn(f)
+}
+
+/// `N` bytes from `p`.
+///
+/// # Safety
+/// They must be readable.
+#[inline(always)]
+unsafe fn bytes<const N: usize>(p: *const u8) -> [u8; N] {
+    // SAFETY: the caller's; an array of bytes needs no alignment.
+    unsafe { p.cast::<[u8; N]>().read() }
+}
+
+// In all methods: SAFETY: readable and writable bytes are the caller's promise, see the trait.
+impl Lanes for Scalar {
+    type I = [i32; 16];
+    type F = [f32; 16];
+    type B = [u32; 16];
+    const MAX_ROWS: usize = 1;
+    const WIDE_TILES: bool = false;
+    const WIDE_IS_BIASED: bool = true;
+
+    #[inline(always)]
+    unsafe fn splat(v: f32) -> [f32; 16] {
+        [v; 16]
+    }
+    #[inline(always)]
+    unsafe fn splat_i(v: i32) -> [i32; 16] {
+        [v; 16]
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
+    unsafe fn to_f(v: [i32; 16]) -> [f32; 16] {
+        each(|i| v[i] as f32)
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<64>(p) };
+        each(|i| f32::from_le_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<32>(p) };
+        each(|i| f16::from_le_bytes([b[2 * i], b[2 * i + 1]]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<32>(p) };
+        each(|i| bf16::from_le_bytes([b[2 * i], b[2 * i + 1]]).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<16>(p) };
+        each(|i| f32::from(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<16>(p) };
+        each(|i| f32::from(b[i] as i8))
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<16>(p) };
+        each(|i| f32::from(b[i] & 15))
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<16>(p) };
+        each(|i| f32::from(b[i] >> 4))
+    }
+    #[inline(always)]
+    unsafe fn load_half_powers(p: *const u8) -> [f32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<16>(p) };
+        each(|i| f32::from_bits(if b[i] < 2 { 0x0020_0000 << b[i] } else { u32::from(b[i] - 1) << 23 }))
+    }
+    #[inline(always)]
+    unsafe fn store(v: [f32; 16], p: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { p.cast::<[f32; 16]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn codes(p: *const u8) -> [u32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<64>(p) };
+        std::array::from_fn(|i| u32::from_le_bytes([b[4 * i], b[4 * i + 1], b[4 * i + 2], b[4 * i + 3]]))
+    }
+    #[inline(always)]
+    unsafe fn shl<const N: u32>(v: [u32; 16]) -> [u32; 16] {
+        v.map(|v| v << N)
+    }
+    #[inline(always)]
+    unsafe fn shr<const N: u32>(v: [u32; 16]) -> [u32; 16] {
+        v.map(|v| v >> N)
+    }
+    #[inline(always)]
+    unsafe fn mask(v: [u32; 16], mask: u8) -> [u32; 16] {
+        v.map(|v| v & u32::from_le_bytes([mask; 4]))
+    }
+    #[inline(always)]
+    unsafe fn or(a: [u32; 16], b: [u32; 16]) -> [u32; 16] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    unsafe fn look_up(table: &[u8; 16], v: [u32; 16]) -> [u32; 16] {
+        v.map(|v| u32::from_le_bytes(v.to_le_bytes().map(|b| table[usize::from(b & 15)])))
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
+        // SAFETY: the caller's.
+        let x = unsafe { x.cast::<[i8; 4]>().read() }.map(i32::from);
+        std::array::from_fn(|i| {
+            let w = w[i].to_le_bytes().map(i32::from);
+            acc[i] + w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3]
+        })
+    }
+    #[inline(always)]
+    unsafe fn dot_wide(acc: [i32; 16], w: [u32; 16], x: *const i8) -> [i32; 16] {
+        // SAFETY: the caller's.
+        unsafe { Self::dot(acc, w, x) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}

@@ -1,0 +1,226 @@
+//! Linear layers: weights packed for the kernels, multiplied by many rows of activations at once.
+//!
+//! ```text
+//! LinearSpec ── pack ─▶ segments (one a part: Q, K, V …) of panels of 16 output features   memory.rs, kernel.rs
+//! x ── quantize, interleave ─▶ tiles of rows                                               activations.rs
+//! panels × tiles ─▶ out                                                                    blocks.rs, floats.rs
+//! ```
+//!
+//! The kernels are written once: `blocks.rs` for quantized formats (`formats.rs` says how each is stored, `codes.rs`
+//! how its integers lie), `floats.rs` for float formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary,
+//! and `kernel.rs` the table of all of them.
+//!
+//! Invariant: every output is the same bits on every instruction set, alone or among other rows, and on any number
+//! of threads, because no f32 sum is ever split or reordered.
+
+mod activations;
+mod blocks;
+mod codes;
+mod floats;
+mod formats;
+mod generic;
+mod kernel;
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod lanes_x86;
+pub(crate) mod memory;
+#[cfg(test)]
+mod tests;
+
+use pelton_backend::{BackendError, LinearSpec, Placement, Weight};
+
+pub use activations::LinearScratch;
+use activations::Shared;
+use blocks::{Panels, STREAMS};
+use kernel::{Input, Kernel, kernels_for};
+use memory::PanelMemory;
+
+use crate::isa::Isa;
+use crate::pool::Pool;
+
+/// Weights that one task should read: long enough to hide the hand-over, and within the second-level cache
+/// together with a tile of activations.
+const TASK_BYTES: usize = 256 << 10;
+/// Tasks that a thread should get at least, so that a slow thread can be helped.
+const TASKS_PER_THREAD: usize = 4;
+
+/// One part of a linear layer, `(rows, k)` of one storage type.
+#[derive(Debug)]
+struct Segment {
+    name: String,
+    kernel: Kernel,
+    rows: usize,
+    /// First output column.
+    first_col: usize,
+    panel_bytes: usize,
+    panels: PanelMemory,
+    /// `(rows, rounded up to 16,)`, or empty.
+    bias: Vec<f32>,
+}
+
+impl Segment {
+    fn n_panels(&self) -> usize {
+        self.rows.div_ceil(16)
+    }
+
+    /// Panels of one task.
+    fn panels_per_task(&self, threads: usize) -> usize {
+        let by_cache = TASK_BYTES / self.panel_bytes.max(1);
+        let wanted = by_cache.min(self.n_panels() / (threads * TASKS_PER_THREAD));
+        // Whole groups of panels that are walked side by side, unless threads would go without work.
+        let streams = STREAMS.min(self.n_panels() / threads).max(1);
+        (wanted / streams * streams).max(streams)
+    }
+}
+
+/// A linear layer, packed for the kernels of one instruction set.
+#[derive(Debug)]
+pub struct PackedLinear {
+    isa: Isa,
+    in_features: usize,
+    out_features: usize,
+    segments: Vec<Segment>,
+}
+
+impl PackedLinear {
+    /// Packs a layer with the best kernels of `isa`, on all threads of `pool`; reads the weights once.
+    ///
+    /// # Errors
+    /// [`BackendError::OutOfMemory`].
+    pub fn pack(spec: &LinearSpec, isa: Isa, pool: &Pool) -> Result<PackedLinear, BackendError> {
+        PackedLinear::pack_with(spec, isa, pool, &|weight| kernels_for(weight.dtype(), isa)[0])
+    }
+
+    /// Packs a layer with the kernels that `choose` picks.
+    fn pack_with(
+        spec: &LinearSpec,
+        isa: Isa,
+        pool: &Pool,
+        choose: &dyn Fn(&Weight) -> Kernel,
+    ) -> Result<PackedLinear, BackendError> {
+        let mut segments = Vec::with_capacity(spec.parts.len());
+        let mut first_col = 0;
+        for weight in &spec.parts {
+            let kernel = choose(weight);
+            let (rows, panel_bytes) = (weight.rows(), (kernel.panel_bytes)(weight.dtype(), weight.cols()));
+            let n_panels = rows.div_ceil(16);
+            let fill = |panel: usize, out: &mut [u8]| (kernel.pack)(weight, panel, out);
+            let panels = PanelMemory::new(n_panels, panel_bytes, pool, &fill).ok_or_else(|| {
+                let bytes = n_panels.saturating_mul(panel_bytes);
+                BackendError::OutOfMemory { what: format!("packing {}", weight.name()), bytes }
+            })?;
+            let mut bias = spec.bias.get(first_col..first_col + rows).unwrap_or_default().to_vec();
+            bias.resize(if bias.is_empty() { 0 } else { 16 * n_panels }, 0.0);
+            let name = weight.name().to_string();
+            segments.push(Segment { name, kernel, rows, first_col, panel_bytes, panels, bias });
+            first_col += rows;
+        }
+        Ok(PackedLinear { isa, in_features: spec.in_features(), out_features: first_col, segments })
+    }
+
+    /// Width of the input.
+    pub fn in_features(&self) -> usize {
+        self.in_features
+    }
+
+    /// Width of the output.
+    pub fn out_features(&self) -> usize {
+        self.out_features
+    }
+
+    /// Bytes that one pass over the weights reads.
+    pub fn bytes(&self) -> usize {
+        self.segments.iter().map(|s| s.panels.bytes().len()).sum()
+    }
+
+    /// Which kernel reads each part.
+    pub fn placement(&self) -> Vec<Placement> {
+        let of = |s: &Segment| Placement {
+            name: s.name.clone(),
+            dtype: s.kernel.dtype,
+            kernel: s.kernel.name,
+            bytes: s.panels.bytes().len(),
+        };
+        self.segments.iter().map(of).collect()
+    }
+
+    /// `out (rows, out_features) = x (rows, in_features) W^T + bias`.
+    ///
+    /// Quantized formats see `x` rounded to signed bytes, with one scale for each 32 values of a row (the exact
+    /// recipe is in `activations.rs`); float formats see it as it is. A value of `x` that is not finite makes its
+    /// row's outputs NaN (or, for float formats, what IEEE arithmetic gives) and no other row's.
+    ///
+    /// # Panics
+    /// Where `x` or `out` is not `rows` rows long.
+    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], scratch: &mut LinearScratch, pool: &Pool) {
+        assert_eq!(x.len(), rows * self.in_features, "x is (rows, in_features)");
+        assert_eq!(out.len(), rows * self.out_features, "out is (rows, out_features)");
+        if rows == 0 {
+            return;
+        }
+        let wants = |input| self.segments.iter().any(|s| s.kernel.input == input);
+        if wants(Input::Blocks) {
+            scratch.quantize(x, rows, self.isa, pool);
+        }
+        // A single row is its own interleaving.
+        if wants(Input::Floats) && rows > 1 {
+            scratch.interleave(x, rows, pool);
+        }
+        let floats = if rows > 1 { &scratch.floats } else { x };
+        let threads = pool.threads();
+        let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(threads));
+        let n_tasks = self.segments.iter().map(tasks_of).sum();
+        let out = Shared(out.as_mut_ptr());
+        pool.run(n_tasks, &|mut task| {
+            for segment in &self.segments {
+                let tasks = tasks_of(segment);
+                if task < tasks {
+                    let per_task = segment.panels_per_task(threads);
+                    let first = task * per_task;
+                    let n = per_task.min(segment.n_panels() - first);
+                    let activations = Activations { rows, k: self.in_features, blocks: &scratch.blocks, floats };
+                    // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
+                    unsafe { segment.run(first, n, &activations, out.get(), self.out_features) };
+                    return;
+                }
+                task -= tasks;
+            }
+        });
+    }
+}
+
+/// A call's activations, in tiles.
+struct Activations<'a> {
+    rows: usize,
+    k: usize,
+    blocks: &'a [activations::ActBlock],
+    floats: &'a [f32],
+}
+
+impl Segment {
+    /// Multiplies panels `first..first + n` by all rows.
+    ///
+    /// # Safety
+    /// `out` points to `(rows, out_stride)` floats, and nobody else uses this segment's columns of those panels.
+    unsafe fn run(&self, first: usize, n: usize, x: &Activations<'_>, out: *mut f32, out_stride: usize) {
+        let weights = &self.panels.bytes()[first * self.panel_bytes..][..n * self.panel_bytes];
+        let bias = if self.bias.is_empty() { &[] } else { &self.bias[16 * first..16 * (first + n)] };
+        // SAFETY: the segment's columns are within a row.
+        let out = unsafe { out.add(self.first_col + 16 * first) };
+        let task = Panels {
+            weights: weights.as_ptr(),
+            panel_bytes: self.panel_bytes,
+            n_panels: n,
+            k: x.k,
+            rows: x.rows,
+            blocks: x.blocks,
+            floats: x.floats,
+            bias,
+            out,
+            out_stride,
+            cols: self.rows - 16 * first,
+        };
+        // SAFETY: the panels are this kernel's, and the columns are the caller's promise.
+        unsafe { self.kernel.run(&task) }
+    }
+}
