@@ -1,0 +1,18 @@
+//! The step loop, and the thread that owns a model.
+//!
+//! [`Engine::step`] is one turn of the wheel: plan (integers), run one ragged batch, sample, commit, and hand out
+//! text. It is synchronous and owns everything it touches; a test calls it without a thread or a runtime.
+//! [`EngineHandle`] hides the backend's type behind a channel, for everyone else. Invariants: what a request
+//! yields never depends on its company in the batch; a request that nobody listens to any more is cancelled
+//! within one step.
+
+#![forbid(unsafe_code)]
+
+mod engine;
+mod handle;
+mod request;
+mod sequence;
+
+pub use engine::{Engine, EngineError, EngineLimits};
+pub use handle::{CancelGuard, EngineHandle, EventSink, RequestHandle};
+pub use request::{Event, FinishReason, Finished, Request, RequestId, SubmitError, Timing};
