@@ -1,0 +1,138 @@
+//! The rules that leave files and folders out: vendored code, tests, generated and minified files.
+//!
+//! Invariant: a rule sees only the part of a path below the root, so that a folder named `tests` can be
+//! documented by naming it.
+
+use std::path::Path;
+
+use crate::language::Language;
+use crate::skip::SkipReason;
+
+/// Folders of other people's code and of build output.
+const VENDORED: [&str; 22] = [
+    "vendor",
+    "vendored",
+    "third_party",
+    "third-party",
+    "thirdparty",
+    "node_modules",
+    "bower_components",
+    "jspm_packages",
+    "target",
+    "build",
+    "dist",
+    "venv",
+    "virtualenv",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "Pods",
+    "Carthage",
+    "bazel-out",
+    "bazel-bin",
+    "cmake-build-debug",
+    "cmake-build-release",
+];
+/// Folders of tests, in any language.
+const TESTS: [&str; 7] = ["tests", "test", "__tests__", "__mocks__", "testdata", "testing", "spec"];
+/// Lines at the top of a file that may say that it was generated.
+const HEAD_LINES: usize = 30;
+/// Lines longer than this on average, or one line longer than `LONGEST_LINE`, are not written by hand.
+const MEAN_LINE: usize = 250;
+const LONGEST_LINE: usize = 20_000;
+
+/// Why a folder is not entered.
+pub(crate) fn folder(name: &str, path: &Path) -> Option<SkipReason> {
+    if VENDORED.contains(&name) || path.join("pyvenv.cfg").is_file() {
+        return Some(SkipReason::Vendored);
+    }
+    // `testing` is a library's name as often as a test folder's.
+    TESTS.iter().any(|test| *test == name && name != "testing").then_some(SkipReason::Test)
+}
+
+/// Why a file is left out by its path below the root.
+pub(crate) fn by_name(path: &str, language: Language) -> Option<SkipReason> {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    if is_test(path, name, stem, language) {
+        return Some(SkipReason::Test);
+    }
+    let generated = match language {
+        Language::Python => stem.ends_with("_pb2") || stem.ends_with("_pb2_grpc"),
+        Language::Go => name.ends_with(".pb.go") || name.ends_with(".gen.go") || name.ends_with("_gen.go"),
+        Language::C | Language::Cpp => stem.ends_with(".pb") || stem.starts_with("moc_"),
+        Language::JavaScript => stem.ends_with("_pb"),
+        _ => false,
+    };
+    if generated {
+        return Some(SkipReason::Generated);
+    }
+    match language {
+        Language::JavaScript if stem.ends_with(".min") || stem.ends_with(".bundle") => Some(SkipReason::Minified),
+        Language::TypeScript if stem.ends_with(".d") => Some(SkipReason::Declarations),
+        _ => None,
+    }
+}
+
+fn is_test(path: &str, name: &str, stem: &str, language: Language) -> bool {
+    match language {
+        Language::Rust => stem == "tests" || stem.ends_with("_test") || stem.ends_with("_tests"),
+        Language::Python => {
+            stem.starts_with("test_") || stem.ends_with("_test") || matches!(stem, "tests" | "conftest")
+        }
+        Language::Go => name.ends_with("_test.go"),
+        Language::JavaScript | Language::TypeScript => {
+            [".test", ".spec", ".stories", ".cy"].iter().any(|ending| stem.ends_with(ending))
+        }
+        Language::Java => {
+            path.starts_with("src/test/")
+                || path.contains("/src/test/")
+                || ["Test", "Tests", "TestCase", "IT"].iter().any(|ending| stem.ends_with(ending) && stem != *ending)
+        }
+        Language::C | Language::Cpp => {
+            stem.starts_with("test_")
+                || ["_test", "_tests", "_unittest", "_gtest"].iter().any(|ending| stem.ends_with(ending))
+        }
+    }
+}
+
+/// Why a file is left out by its text.
+pub(crate) fn by_content(source: &str, language: Language) -> Option<SkipReason> {
+    if says_generated(source, language) {
+        return Some(SkipReason::Generated);
+    }
+    let lines = source.lines().count().max(1);
+    let longest = source.lines().map(str::len).max().unwrap_or(0);
+    (longest > LONGEST_LINE || (source.len() > 4096 && source.len() / lines > MEAN_LINE))
+        .then_some(SkipReason::Minified)
+}
+
+/// A comment at the top that marks generated code, in one of the usual wordings.
+fn says_generated(source: &str, language: Language) -> bool {
+    let marker = ["@gener", "ated"].concat();
+    let comment = |line: &&str| {
+        let line = line.trim_start_matches('\u{feff}').trim_start();
+        line.starts_with(language.line_comment()) || line.starts_with("/*") || line.starts_with('*')
+    };
+    source.lines().take(HEAD_LINES).filter(comment).any(|line| {
+        let lower = line.to_ascii_lowercase();
+        lower.split_whitespace().any(|word| word.trim_matches(['*', '/']) == marker)
+            || (lower.contains("generated") && lower.contains("do not edit"))
+            || lower.contains("this file is automatically generated")
+            || lower.contains("this file was automatically generated")
+            || lower.contains("autogenerated file")
+            || lower.contains("automatically generated by")
+    })
+}
+
+/// Where the Rust module `name`, declared in the file `path`, may lie: files, and folders ending with `/`.
+pub(crate) fn rust_module_paths(path: &str, name: &str) -> [String; 2] {
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let stem = file.strip_suffix(".rs").unwrap_or(file);
+    let mut base = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+    if !matches!(stem, "lib" | "main" | "mod") {
+        base.push_str(stem);
+        base.push('/');
+    }
+    [format!("{base}{name}.rs"), format!("{base}{name}/")]
+}
