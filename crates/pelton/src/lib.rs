@@ -1,0 +1,38 @@
+//! Pelton, the library: from options to a running engine.
+//!
+//! [`Options`] is what a caller typed; [`Model::open`] resolves the model's name to files; [`Llm::load`] packs the
+//! weights, plans the memory and starts the engine's thread. Everything above this crate (the command, the jobs,
+//! the server) talks to [`Llm`] and never to a backend. Invariant: no environment variable is read here; the
+//! binary reads them and fills [`Options`].
+
+#![forbid(unsafe_code)]
+
+mod bandwidth;
+mod embedded;
+mod error;
+mod evaluate;
+mod inspect;
+mod llm;
+mod memory;
+mod model;
+mod options;
+mod prompt;
+
+pub use bandwidth::read_bandwidth;
+pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
+pub use error::{Error, ErrorKind};
+pub use evaluate::{Logits, write_logits};
+pub use inspect::{Inspection, TensorGroup};
+pub use llm::{Llm, LoadReport};
+pub use memory::{MemoryPlan, available_memory};
+pub use model::{Model, ModelRef, ModelText};
+pub use options::{BackendChoice, Options, SamplingOverrides};
+pub use prompt::{Chat, Conversation};
+
+pub use pelton_backend::{KvType, PAGE_LEN, Placement};
+pub use pelton_engine::{CancelGuard, Event, EventSink, FinishReason, Finished, Request, RequestHandle, Timing};
+pub use pelton_formats::{GenerationDefaults, ModelConfig};
+pub use pelton_model::LoadProgress;
+pub use pelton_sample::SamplingParams;
+pub use pelton_store::{ModelSpec, Progress, ProgressState, Pulled, Removed, Store, StoreError, StoreOptions, StoredModel};
+pub use pelton_text::{Special, StreamDecoder, Tokenizer};

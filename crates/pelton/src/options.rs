@@ -1,0 +1,122 @@
+//! What callers ask for, before anything is resolved.
+
+use pelton_backend::KvType;
+use pelton_formats::GenerationDefaults;
+use pelton_sample::SamplingParams;
+
+/// Which backend runs the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendChoice {
+    /// The CPU's kernels.
+    #[default]
+    Cpu,
+    /// The scalar reference: slow and exact.
+    Reference,
+}
+
+/// How to load and run a model. `Default` is what a person at a keyboard wants: one sequence, the machine's cores.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Backend.
+    pub backend: BackendChoice,
+    /// Threads; `None` is one for each core.
+    pub threads: Option<usize>,
+    /// Kernels to use at most (`scalar`, `avx2`, `avx512`); `None` is the best that the machine has.
+    pub isa: Option<String>,
+    /// Longest sequence in tokens; `None` is the model's, up to [`Options::DEFAULT_CONTEXT`] and what memory allows.
+    pub context: Option<usize>,
+    /// Sequences that run at once.
+    pub max_seqs: usize,
+    /// Rows of one step: how many prompt tokens are computed together.
+    pub batch_rows: usize,
+    /// Requests that may wait.
+    pub max_waiting: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+    /// Keep pages of finished sequences for prompts that begin alike.
+    pub prefix_cache: bool,
+}
+
+impl Options {
+    /// The context where neither the caller nor the model asks for less.
+    pub const DEFAULT_CONTEXT: usize = 16_384;
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            backend: BackendChoice::Cpu,
+            threads: None,
+            isa: None,
+            context: None,
+            max_seqs: 1,
+            batch_rows: 512,
+            max_waiting: 1 << 20,
+            kv_type: KvType::F16,
+            prefix_cache: true,
+        }
+    }
+}
+
+/// Sampling parameters that a caller set; the others come from the model, then from the defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SamplingOverrides {
+    /// 0 is greedy.
+    pub temperature: Option<f32>,
+    /// 0 is off.
+    pub top_k: Option<usize>,
+    /// 1 is off.
+    pub top_p: Option<f32>,
+    /// 0 is off.
+    pub min_p: Option<f32>,
+    /// 1 is off.
+    pub repetition_penalty: Option<f32>,
+    /// 0 is off.
+    pub presence_penalty: Option<f32>,
+    /// 0 is off.
+    pub frequency_penalty: Option<f32>,
+    /// Added to single logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The same seed gives the same output.
+    pub seed: Option<u64>,
+}
+
+impl SamplingOverrides {
+    /// These, over what the model's files recommend, over greedy decoding.
+    pub fn resolve(&self, model: &GenerationDefaults) -> SamplingParams {
+        let off = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
+        let recommended = match model.do_sample {
+            Some(false) => Some(0.0),
+            _ => model.temperature.or(model.do_sample.map(|_| 1.0)),
+        };
+        let pick = |own: Option<f32>, theirs: Option<f32>, default| own.or(theirs).unwrap_or(default);
+        SamplingParams {
+            temperature: pick(self.temperature, recommended, off.temperature),
+            top_k: self.top_k.or(model.top_k).unwrap_or(off.top_k),
+            top_p: pick(self.top_p, model.top_p, off.top_p),
+            min_p: pick(self.min_p, model.min_p, off.min_p),
+            repetition_penalty: pick(self.repetition_penalty, model.repetition_penalty, off.repetition_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(off.presence_penalty),
+            frequency_penalty: self.frequency_penalty.unwrap_or(off.frequency_penalty),
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed.or(off.seed),
+            ..off
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_come_before_files_and_files_before_defaults() {
+        let model = GenerationDefaults { temperature: Some(0.7), top_p: Some(0.8), ..Default::default() };
+        let own = SamplingOverrides { top_p: Some(0.5), seed: Some(7), ..Default::default() };
+        let params = own.resolve(&model);
+        assert_eq!((params.temperature, params.top_p, params.seed), (0.7, 0.5, Some(7)));
+        let greedy = GenerationDefaults { do_sample: Some(false), temperature: Some(0.7), ..Default::default() };
+        assert_eq!(SamplingOverrides::default().resolve(&greedy).temperature, 0.0);
+        assert_eq!(SamplingOverrides::default().resolve(&GenerationDefaults::default()).temperature, 0.0);
+    }
+}
