@@ -1,0 +1,359 @@
+//! What can be typed. Help texts live here; nothing is resolved or checked against the world.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Runs language models on your own machine, as fast as the machine allows.
+///
+/// Without -m, every command uses the small model that is built in: it writes documentation comments and needs no
+/// download. MODEL is a .gguf file, a folder of safetensors, or a hub name ORG/NAME[:QUANT] that `pelton pull` brought.
+#[derive(Debug, Parser)]
+#[command(name = "pelton", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print no progress and no notes, only results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Document a codebase: one entry for each function and type
+    Docs(DocsArgs),
+    /// Answer one prompt
+    Run(RunArgs),
+    /// Talk with a model
+    Chat(ChatArgs),
+    /// Show what is in a model: architecture, quantization, memory, template
+    Inspect(InspectArgs),
+    /// Measure prompt and generation speed beside the machine's limits
+    Bench(BenchArgs),
+    /// Download a model from the hub into the local store
+    Pull(PullArgs),
+    /// List the models in the local store
+    List(ListArgs),
+    /// Remove a model from the local store
+    Rm(RmArgs),
+    /// Turn text on stdin into token ids (or back)
+    Tokenize(TokenizeArgs),
+    /// Render a conversation with a model's chat template
+    Template(TemplateArgs),
+    /// Compute what people compare who port or check models
+    Eval(EvalArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Where and how a model runs.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Model: a path, a hub name ORG/NAME[:QUANT]; the built-in one if left out
+    #[arg(long, short)]
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Engine")]
+pub struct EngineArgs {
+    /// Threads [default: one for each core]
+    #[arg(long, short, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Longest sequence, prompt and answer, in tokens [default: the model's, at most 16384]
+    #[arg(long, short, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// How keys and values are stored
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    pub kv_type: KvTypeArg,
+    /// Prompt tokens that are computed together
+    #[arg(long, default_value_t = 512, value_name = "ROWS")]
+    pub batch_rows: usize,
+    /// Do not reuse the computed beginning of earlier prompts
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// Run on the slow scalar reference instead of the CPU's kernels
+    #[arg(long)]
+    pub reference: bool,
+    /// List which kernel runs each group of layers
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum KvTypeArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// How tokens are chosen. What is left out comes from the model's own recommendation, else greedy decoding.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArgs {
+    /// Longest answer in tokens [default: up to the end of the context]
+    #[arg(long, short = 'n', value_name = "TOKENS")]
+    pub max_tokens: Option<usize>,
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Choose among the K likeliest tokens (0: all)
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Drop tokens less likely than P times the likeliest
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens that occurred (1: off)
+    #[arg(long, value_name = "R")]
+    pub repetition_penalty: Option<f32>,
+    /// Subtract from the logits of tokens that were generated
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Subtract from a token's logit each time it was generated
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Add BIAS to the logit of a token id (repeatable)
+    #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The same seed gives the same output
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// End the answer before this text (repeatable)
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, for example 42=-5")?;
+    let id = id.parse().map_err(|_| format!("`{id}` is not a token id"))?;
+    let bias = bias.parse().map_err(|_| format!("`{bias}` is not a number"))?;
+    Ok((id, bias))
+}
+
+#[derive(Args, Debug)]
+pub struct DocsArgs {
+    /// A folder or a source file
+    pub path: PathBuf,
+    /// What to write
+    #[arg(long, short, value_enum, default_value = "markdown")]
+    pub format: DocsFormat,
+    /// Where to: a folder for markdown [default: docs-out], a file for jsonl and patch [default: stdout]
+    #[arg(long, short, value_name = "DIR_OR_FILE")]
+    pub out: Option<PathBuf>,
+    /// Write new documentation for items that have some
+    #[arg(long)]
+    pub regenerate: bool,
+    /// Longest entry in tokens
+    #[arg(long, short = 'n', default_value_t = 120, value_name = "TOKENS")]
+    pub max_tokens: usize,
+    /// Leave items that have documentation out of pages and records
+    #[arg(long)]
+    pub only_undocumented: bool,
+    /// Document at most this many items
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Entries that are written at once
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub parallel: usize,
+    /// Name every skipped file and why
+    #[arg(long)]
+    pub show_skipped: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DocsFormat {
+    /// A page for each source file, and an index
+    Markdown,
+    /// One JSON object a line
+    Jsonl,
+    /// A unified diff that inserts doc comments, for `git apply`
+    Patch,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The prompt; `-` reads it from stdin
+    pub prompt: String,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// Print the answer and its figures as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ChatArgs {
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Model: a path, a hub name; the built-in one if left out
+    pub model: Option<String>,
+    /// Context of the memory figures, in tokens [default: the model's, at most 16384]
+    #[arg(long, short, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// Sequences of the memory figures
+    #[arg(long, short, default_value_t = 1, value_name = "N")]
+    pub batch: usize,
+    /// KV type of the memory figures
+    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    pub kv_type: KvTypeArg,
+    /// Also print the file's own metadata and the chat template
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Lengths of prompts to measure, in tokens
+    #[arg(long, short, value_delimiter = ',', default_value = "128,512", value_name = "TOKENS")]
+    pub prompt: Vec<usize>,
+    /// Numbers of tokens to generate
+    #[arg(long, short = 'n', value_delimiter = ',', default_value = "128", value_name = "TOKENS")]
+    pub generate: Vec<usize>,
+    /// Context already there before generating
+    #[arg(long, short, default_value_t = 0, value_name = "TOKENS")]
+    pub depth: usize,
+    /// Sequences generated at once
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub batch: usize,
+    /// Repetitions; the median is printed
+    #[arg(long, short, default_value_t = 3, value_name = "N")]
+    pub repeat: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct PullArgs {
+    /// ORG/NAME[:QUANT][@REVISION], for example Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M
+    pub model: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct RmArgs {
+    /// ORG/NAME[:QUANT][@REVISION]
+    pub model: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TokenizeArgs {
+    /// Model: a path (vocabulary-only files too), a hub name; the built-in one if left out
+    pub model: Option<String>,
+    /// Parse special tokens in the text
+    #[arg(long)]
+    pub special: bool,
+    /// Read a JSON array of ids and print their text
+    #[arg(long, conflicts_with = "special")]
+    pub decode: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct TemplateArgs {
+    /// Model: a path, a hub name, or a .jinja file
+    pub model: String,
+    /// JSON: an array of messages, or an object with messages, tools, add_generation_prompt and further variables
+    pub conversation: PathBuf,
+    /// What `bos_token` stands for in a .jinja file
+    #[arg(long, default_value = "<s>", value_name = "TEXT")]
+    pub bos: String,
+    /// What `eos_token` stands for in a .jinja file
+    #[arg(long, default_value = "</s>", value_name = "TEXT")]
+    pub eos: String,
+}
+
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    pub what: EvalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// The logits at every position of a sequence of ids
+    Logits(EvalLogitsArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct EvalLogitsArgs {
+    /// Model: a path or a hub name
+    pub model: Option<String>,
+    /// A JSON array of token ids
+    #[arg(long, value_name = "FILE")]
+    pub ids: PathBuf,
+    /// The safetensors file to write: `logits` f32 [rows, vocab], `input_ids` i64 [rows]
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Round the rotary frequencies to bf16, as a model does that was cast to bf16 as a whole
+    #[arg(long)]
+    pub rope_bf16: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn biases_are_id_and_number() {
+        assert_eq!(parse_bias("42=-5.5"), Ok((42, -5.5)));
+        assert!(parse_bias("42").is_err());
+        assert!(parse_bias("x=1").is_err());
+    }
+}

@@ -1,0 +1,26 @@
+//! The one place where environment variables are read.
+
+/// What the environment says.
+pub struct Environment {
+    /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`).
+    pub isa: Option<String>,
+    /// Options of the model store, or why there is none.
+    pub store: Result<pelton::StoreOptions, pelton::StoreError>,
+    /// Where `pelton chat` keeps its history.
+    pub history: Option<std::path::PathBuf>,
+}
+
+impl Environment {
+    /// Reads it.
+    pub fn read() -> Environment {
+        let var = |name: &str| std::env::var(name).ok();
+        let set = |name: &str| var(name).filter(|v| !v.is_empty());
+        let state = set("XDG_STATE_HOME").map(std::path::PathBuf::from);
+        let state = state.or_else(|| set("HOME").map(|home| std::path::Path::new(&home).join(".local/state")));
+        Environment {
+            isa: set("PELTON_ISA"),
+            store: pelton::StoreOptions::from_vars(var),
+            history: state.map(|dir| dir.join("pelton/history.txt")),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The `pelton` command: arguments in, façade calls, text out.
+//!
+//! Invariant: exit code 0 is success, 2 is a call that cannot succeed as it was typed, 1 is everything else that
+//! went wrong; errors go to stderr, results to stdout.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod environment;
+mod setup;
+mod term;
+
+use std::io::ErrorKind as IoKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command, EvalCommand};
+use crate::environment::Environment;
+use crate::setup::Context;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let context = Context::new(Environment::read(), cli.quiet);
+    match dispatch(cli.command, &context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if is_closed_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            term::error(&e);
+            ExitCode::from(exit_code(&e))
+        }
+    }
+}
+
+fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::Docs(args) => commands::docs::run(&args, context),
+        Command::Run(args) => commands::run::run(&args, context),
+        Command::Chat(args) => commands::chat::run(&args, context),
+        Command::Inspect(args) => commands::inspect::run(&args, context),
+        Command::Bench(args) => commands::bench::run(&args, context),
+        Command::Pull(args) => commands::store::pull(&args, context),
+        Command::List(args) => commands::store::list(&args, context),
+        Command::Rm(args) => commands::store::rm(&args, context),
+        Command::Tokenize(args) => commands::tokenize::run(&args, context),
+        Command::Template(args) => commands::template::run(&args, context),
+        Command::Eval(args) => match args.what {
+            EvalCommand::Logits(args) => commands::eval::logits(&args, context),
+        },
+        Command::Completions { shell } => commands::completions(shell),
+    }
+}
+
+/// A mistake in the call, found after parsing.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let usage = error.chain().any(|cause| {
+        let facade = cause.downcast_ref::<pelton::Error>();
+        cause.is::<Usage>() || facade.is_some_and(|e| e.kind() == pelton::ErrorKind::Usage)
+    });
+    if usage { 2 } else { 1 }
+}
+
+/// Whoever read our output has seen enough (`pelton list | head`).
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.into_iter().any(|e| e.kind() == IoKind::BrokenPipe)
+}
