@@ -53,12 +53,7 @@ impl Sequence {
     ///
     /// # Errors
     /// [`SampleError`] where the logits are not numbers.
-    pub(crate) fn advance(
-        &mut self,
-        logits: &mut [f32],
-        eos: &[u32],
-        context: usize,
-    ) -> Result<Advance, SampleError> {
+    pub(crate) fn advance(&mut self, logits: &mut [f32], eos: &[u32], context: usize) -> Result<Advance, SampleError> {
         let sampled = self.sampler.sample(logits, &self.request.prompt, &self.generated)?;
         self.first_token.get_or_insert_with(Instant::now);
         self.generated.push(sampled.id);

@@ -30,7 +30,12 @@ fn fixture() -> ModelFiles {
     pelton_formats::open(&root().join("tests/fixtures/qwen2-tied")).unwrap()
 }
 
-fn engine_over(files: &ModelFiles, tokenizer: Option<Arc<Tokenizer>>, eos: Vec<u32>, limits: EngineLimits) -> Engine<Reference> {
+fn engine_over(
+    files: &ModelFiles,
+    tokenizer: Option<Arc<Tokenizer>>,
+    eos: Vec<u32>,
+    limits: EngineLimits,
+) -> Engine<Reference> {
     let mut backend = Reference;
     let model = pelton_model::load(&mut backend, &files.config, &files.tensors, limits.context, &mut |_| ()).unwrap();
     Engine::new(backend, model, tokenizer, eos, limits).unwrap()
@@ -111,18 +116,18 @@ fn greedy_continuation_is_the_fixtures() {
 #[test]
 fn company_chunks_cache_hits_and_preemption_change_no_bit() {
     let alone: Vec<Answer> =
-        prompts().iter().map(|p| run(&mut engine(LIMITS), vec![greedy(p, 24)]).remove(0)).collect();
-    // 12 pages hold 384 tokens, the 8 requests need more: some must lose their pages on the way.
+        prompts().iter().map(|p| run(&mut engine(LIMITS), vec![greedy(p, 90)]).remove(0)).collect();
+    // 12 pages hold 384 tokens, the answers grow past that: some must lose their pages on the way.
     let tight = EngineLimits { n_pages: 12, max_batch_rows: 16, ..LIMITS };
     let mut company = engine(tight);
-    let together = run(&mut company, prompts().iter().map(|p| greedy(p, 24)).collect());
+    let together = run(&mut company, prompts().iter().map(|p| greedy(p, 90)).collect());
     for (alone, together) in alone.iter().zip(&together) {
         assert_eq!(alone.ids, together.ids);
         assert_eq!(alone.logprobs, together.logprobs);
     }
     let preempted: usize = together.iter().map(|a| a.finished.as_ref().unwrap().timing.preemptions).sum();
     assert!(preempted > 0, "the pool was meant to be too small");
-    let again = run(&mut company, vec![greedy(&prompts()[6], 24)]).remove(0);
+    let again = run(&mut company, vec![greedy(&prompts()[6], 90)]).remove(0);
     assert_eq!((&again.ids, &again.logprobs), (&alone[6].ids, &alone[6].logprobs));
 }
 
