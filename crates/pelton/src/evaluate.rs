@@ -7,8 +7,7 @@ use pelton_backend::{Backend, BatchBuilder, KvType, PAGE_LEN, Reference};
 use pelton_cpu::{Cpu, CpuOptions};
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::memory::available_memory;
-use crate::{BackendChoice, Error, Model, Options};
+use crate::{BackendChoice, Error, Model, Options, available_memory};
 
 /// The logits of a sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +28,9 @@ impl Logits {
     /// Where the ids are empty, outside the vocabulary or too many, or the result does not fit memory.
     pub fn compute(model: &Model, ids: &[u32], options: &Options, rope_bf16: bool) -> Result<Logits, Error> {
         match options.backend {
-            BackendChoice::Reference => compute(Reference, model, ids, &Options { kv_type: KvType::F32, ..options.clone() }, rope_bf16),
+            BackendChoice::Reference => {
+                compute(Reference, model, ids, &Options { kv_type: KvType::F32, ..options.clone() }, rope_bf16)
+            }
             BackendChoice::Cpu => {
                 let cpu = Cpu::new(CpuOptions { threads: options.threads, isa: options.isa.clone() })?;
                 compute(cpu, model, ids, options, rope_bf16)
@@ -59,7 +60,9 @@ fn compute<B: Backend>(
     if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
         return Err(Error::Usage(format!("id {id} at position {at} is outside the vocabulary of {vocab}")));
     }
-    let bytes = ids.len().saturating_mul(vocab).saturating_mul(4);
+    let chunk_rows = options.batch_rows.clamp(1, ids.len());
+    // The result, and a chunk of it in the workspace and on the way out.
+    let bytes = (ids.len() + 2 * chunk_rows).saturating_mul(vocab).saturating_mul(4);
     if available_memory().is_some_and(|free| bytes as u64 > free / 2) {
         let need = bytes >> 20;
         return Err(Error::Usage(format!("logits of {} positions need {need} MiB; give fewer ids", ids.len())));
@@ -73,9 +76,9 @@ fn compute<B: Backend>(
     let mut kv = backend.kv_pool(&decoder.kv_layout(n_pages, options.kv_type))?;
     let mut work = decoder.workspace(&mut backend);
     let (mut data, mut chunk_logits) = (Vec::with_capacity(ids.len() * vocab), Vec::new());
-    for (i, chunk) in ids.chunks(options.batch_rows.max(1)).enumerate() {
+    for (i, chunk) in ids.chunks(chunk_rows).enumerate() {
         let mut batch = BatchBuilder::new(n_pages);
-        let start = i * options.batch_rows.max(1);
+        let start = i * chunk_rows;
         batch.push(chunk, start, &pages, chunk.len()).map_err(pelton_backend::BackendError::from)?;
         decoder.forward(&mut backend, &batch.finish(), &mut kv, &mut work, &mut chunk_logits);
         data.extend_from_slice(&chunk_logits);

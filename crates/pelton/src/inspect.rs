@@ -143,7 +143,7 @@ impl Inspection {
             kv_type: kv_type.name().into(),
             kv_bytes_per_token,
             kv_bytes,
-            memory_bytes: (weight_bytes + kv_bytes) as u64,
+            memory_bytes: weight_bytes.saturating_add(kv_bytes) as u64,
             tokenizer: tokenizer_text(model),
             special_tokens: specials.map(|(id, t)| (id, t.to_string())).collect(),
             eos: text.as_ref().map_or_else(|| model.files.generation.eos.clone(), |t| t.eos_ids()),

@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod available;
 mod bandwidth;
 mod embedded;
 mod error;
@@ -18,13 +19,14 @@ mod model;
 mod options;
 mod prompt;
 
+pub use available::available_memory;
 pub use bandwidth::read_bandwidth;
 pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
 pub use error::{Error, ErrorKind};
 pub use evaluate::{Logits, write_logits};
 pub use inspect::{Inspection, TensorGroup};
 pub use llm::{Llm, LoadReport};
-pub use memory::{MemoryPlan, available_memory};
+pub use memory::MemoryPlan;
 pub use model::{Model, ModelRef, ModelText};
 pub use options::{BackendChoice, Options, SamplingOverrides};
 pub use prompt::{Chat, Conversation};
@@ -34,5 +36,7 @@ pub use pelton_engine::{CancelGuard, Event, EventSink, FinishReason, Finished, R
 pub use pelton_formats::{GenerationDefaults, ModelConfig};
 pub use pelton_model::LoadProgress;
 pub use pelton_sample::SamplingParams;
-pub use pelton_store::{ModelSpec, Progress, ProgressState, Pulled, Removed, Store, StoreError, StoreOptions, StoredModel};
+pub use pelton_store::{
+    ModelSpec, Progress, ProgressState, Pulled, Removed, Store, StoreError, StoreOptions, StoredModel,
+};
 pub use pelton_text::{Special, StreamDecoder, Tokenizer};

@@ -10,8 +10,8 @@ use pelton_formats::ModelConfig;
 use pelton_model::LoadProgress;
 use pelton_text::Tokenizer;
 
-use crate::memory::{MemoryNeeds, MemoryPlan, available_memory};
-use crate::{BackendChoice, Error, Model, Options};
+use crate::memory::MemoryNeeds;
+use crate::{BackendChoice, Error, MemoryPlan, Model, Options, available_memory};
 
 /// What loading decided: shown to the user, never silent.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl LoadReport {
     pub fn line(&self) -> String {
         let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
         let m = &self.memory;
-        format!(
+        let mut line = format!(
             "{} · {:.1}M parameters · {} · weights {:.1} MiB · context {} · KV {:.1} MiB ({} full {}) · loaded in {:.2} s",
             self.name,
             self.parameters as f64 / 1e6,
@@ -46,7 +46,14 @@ impl LoadReport {
             m.full_sequences,
             if m.full_sequences == 1 { "sequence" } else { "sequences" },
             self.load_time.as_secs_f64(),
-        )
+        );
+        if m.context < m.wanted_context {
+            line += &format!(" · memory shortens the context from {}", m.wanted_context);
+        }
+        if m.max_seqs < m.wanted_seqs {
+            line += &format!(" · memory allows {} of {} sequences at once", m.max_seqs, m.wanted_seqs);
+        }
+        line
     }
 
     /// Bytes of weights that one decoding step of one sequence reads: of the experts, only those that a token uses.
@@ -75,11 +82,8 @@ impl Llm {
     ///
     /// # Errors
     /// [`Error`] names the tensor, option or shortfall, and what to do.
-    pub fn load(
-        model: &Model,
-        options: &Options,
-        progress: &mut dyn FnMut(LoadProgress),
-    ) -> Result<Llm, Error> {
+    pub fn load(model: &Model, options: &Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<Llm, Error> {
+        options.check()?;
         match options.backend {
             BackendChoice::Reference => Llm::load_on(Reference, model, options, progress),
             BackendChoice::Cpu => {
@@ -102,21 +106,21 @@ impl Llm {
         let start = Instant::now();
         let config = &model.files.config;
         let needs = memory_needs(model, options)?;
-        // Refuse before packing gigabytes, by the size of the files; the plan itself follows the packed bytes.
+        // Refuse before packing gigabytes, by the size of the files; the plan itself follows the packed bytes. The
+        // files are mapped: the system may drop their pages, so only the packed weights count.
         MemoryPlan::new(needs, available_memory())?;
         let context = options.context.unwrap_or(needs.default_context);
         let decoder = pelton_model::load(&mut backend, config, &model.files.tensors, context, progress)?;
-        let weight_bytes = decoder.placements().iter().map(|p| p.bytes).sum();
-        let activation_bytes = decoder.workspace_bytes(options.batch_rows, options.max_seqs);
-        let after_packing = MemoryNeeds { weight_bytes: 0, activation_bytes, ..needs };
-        let plan = MemoryPlan::new(after_packing, available_memory())?;
-        let memory = MemoryPlan { weight_bytes, ..plan };
+        let weight_bytes: usize = decoder.placements().iter().map(|p| p.bytes).sum();
+        // What was free before packing: what is free now, and the packed weights.
+        let free = available_memory().map(|now| now.saturating_add(weight_bytes as u64));
+        let memory = MemoryPlan::new(MemoryNeeds { weight_bytes, ..needs }, free)?;
         let limits = EngineLimits {
             context: memory.context,
             n_pages: memory.n_pages,
             kv_type: options.kv_type,
-            max_batch_rows: options.batch_rows.max(options.max_seqs),
-            max_seqs: options.max_seqs,
+            max_batch_rows: options.batch_rows.max(memory.max_seqs),
+            max_seqs: memory.max_seqs,
             max_waiting: options.max_waiting,
             prefix_cache: options.prefix_cache,
         };
@@ -171,20 +175,26 @@ impl Llm {
 fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> {
     let c = &model.files.config;
     if let Some(context) = options.context {
-        if context == 0 || context > c.max_context {
+        // A token of a prompt and a token of an answer.
+        if context < 2 || context > c.max_context {
             let most = c.max_context;
-            return Err(Error::Usage(format!("--context {context}: {} holds 1 to {most} tokens", model.name)));
+            return Err(Error::Usage(format!("--context {context}: {} holds 2 to {most} tokens", model.name)));
         }
     }
     let kv_elements = 2 * c.n_layers * c.kv_dim();
-    // One row of the residual stream and its blocks, as pelton-model's workspace allocates them.
-    let row = 4 * (6 * c.hidden + 2 * c.q_dim() + 2 * c.kv_dim() + 3 * c.ffn);
-    let logits = 4 * (c.hidden + c.vocab_size);
-    let activation_bytes = row.saturating_mul(options.batch_rows).saturating_add(logits * options.max_seqs);
+    // Floats of one row: the residual stream and its blocks (pelton-model's workspace); the input of the widest
+    // matrix once more, interleaved and quantized; the rotation; and what experts gather and answer.
+    let widest = c.hidden.max(c.q_dim()).max(c.ffn);
+    let experts = c.moe.as_ref().map_or(0, |m| 2 * m.n_experts_used * (2 * c.hidden + 3 * m.expert_ffn));
+    let row = 3 * c.hidden + 2 * c.q_dim() + 2 * c.kv_dim() + 3 * c.ffn + 2 * widest + c.head_dim + experts;
+    // The normed row, and the logits in the workspace and in the engine.
+    let logit_row = c.hidden + 2 * c.vocab_size;
     Ok(MemoryNeeds {
         weight_bytes: usize::try_from(model.files.source.total_bytes).unwrap_or(usize::MAX),
         kv_bytes_per_token: kv_elements.saturating_mul(options.kv_type.bytes()),
-        activation_bytes,
+        row_bytes: row.saturating_mul(4),
+        logit_row_bytes: logit_row.saturating_mul(4),
+        batch_rows: options.batch_rows,
         context: options.context,
         default_context: c.max_context.min(Options::DEFAULT_CONTEXT),
         max_seqs: options.max_seqs,

@@ -1,37 +1,26 @@
 //! What fits: weights, KV pages and activations against the memory that is free.
-
-use std::fs;
+//!
+//! Invariant: what a caller asked for in so many words (a context) is granted whole or refused with numbers; what
+//! is only an upper bound (a default context, the sequences at once) shrinks, and the plan says from what.
 
 use pelton_backend::PAGE_LEN;
 
 use crate::Error;
 
-/// Bytes that this process may still take: the system's available memory, or what its control group leaves of it.
-/// `None` where the system does not say.
-pub fn available_memory() -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let system = parse_meminfo(&info)?;
-    let read = |path: &str| fs::read_to_string(path).ok().and_then(|s| s.trim().parse::<u64>().ok());
-    let limit = read("/sys/fs/cgroup/memory.max");
-    let used = read("/sys/fs/cgroup/memory.current");
-    match (limit, used) {
-        (Some(limit), Some(used)) => Some(system.min(limit.saturating_sub(used))),
-        _ => Some(system),
-    }
-}
-
-/// `MemAvailable` of `/proc/meminfo`, in bytes.
-fn parse_meminfo(info: &str) -> Option<u64> {
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    kib.checked_mul(1024)
-}
+/// The shortest share of the pool that a sequence is worth running with, and the shortest default context.
+const LEAST_PAGES: usize = 8;
 
 /// How the memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
     /// Longest sequence, in tokens.
     pub context: usize,
+    /// The same, had there been memory enough.
+    pub wanted_context: usize,
+    /// Sequences that run at once.
+    pub max_seqs: usize,
+    /// The same, had there been memory enough.
+    pub wanted_seqs: usize,
     /// Pages of the KV pool.
     pub n_pages: usize,
     /// Sequences of the full context that the pool holds at once.
@@ -49,7 +38,12 @@ pub struct MemoryPlan {
 pub(crate) struct MemoryNeeds {
     pub(crate) weight_bytes: usize,
     pub(crate) kv_bytes_per_token: usize,
-    pub(crate) activation_bytes: usize,
+    /// Activations of one row of a step.
+    pub(crate) row_bytes: usize,
+    /// One row of logits.
+    pub(crate) logit_row_bytes: usize,
+    /// Rows of a step; at least one for each sequence.
+    pub(crate) batch_rows: usize,
     /// Asked for by the caller: then it is this or an error.
     pub(crate) context: Option<usize>,
     /// Used where the caller asked for nothing.
@@ -57,44 +51,76 @@ pub(crate) struct MemoryNeeds {
     pub(crate) max_seqs: usize,
 }
 
+impl MemoryNeeds {
+    fn activation_bytes(&self, seqs: usize) -> usize {
+        let rows = self.row_bytes.saturating_mul(self.batch_rows.max(seqs));
+        rows.saturating_add(self.logit_row_bytes.saturating_mul(seqs))
+    }
+
+    /// All but the KV pool.
+    fn fixed_bytes(&self, seqs: usize) -> usize {
+        self.weight_bytes.saturating_add(self.activation_bytes(seqs))
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.kv_bytes_per_token.saturating_mul(PAGE_LEN).max(1)
+    }
+}
+
 impl MemoryPlan {
-    /// Divides `free` bytes (the weights are loaded after this). A context that the caller asked for must fit whole,
-    /// once; a default one shrinks. The pool holds `max_seqs` full sequences where there is room, fewer where not.
+    /// Divides `free` bytes, the weights' among them. A context that the caller asked for must fit whole, once; a
+    /// default one shrinks. The pool holds `max_seqs` full sequences where there is room, fewer where not; and no
+    /// more sequences run at once than have their activations and a few pages each.
     pub(crate) fn new(needs: MemoryNeeds, free: Option<u64>) -> Result<MemoryPlan, Error> {
-        let page_bytes = needs.kv_bytes_per_token.saturating_mul(PAGE_LEN).max(1);
-        let fixed = needs.weight_bytes.saturating_add(needs.activation_bytes);
         // A tenth stays free for the rest of the process and the rest of the machine.
         let budget = free.map_or(usize::MAX, |f| usize::try_from(f / 10 * 9).unwrap_or(usize::MAX));
-        let affordable_pages = budget.saturating_sub(fixed) / page_bytes;
-        let wanted = needs.context.unwrap_or(needs.default_context);
-        let pages_per_sequence = wanted.div_ceil(PAGE_LEN);
-        if affordable_pages < pages_per_sequence.min(if needs.context.is_some() { usize::MAX } else { 8 }) {
-            return Err(shortfall(&needs, budget, fixed, affordable_pages, wanted, page_bytes));
+        let page_bytes = needs.page_bytes();
+        let affordable = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / page_bytes;
+        let wanted_context = needs.context.unwrap_or(needs.default_context).max(1);
+        let wanted_pages = wanted_context.div_ceil(PAGE_LEN);
+        let least_pages = if needs.context.is_some() { wanted_pages } else { wanted_pages.min(LEAST_PAGES) };
+        if affordable(1) < least_pages {
+            return Err(shortfall(&needs, budget, affordable(1), wanted_context));
         }
-        let context = wanted.min(affordable_pages.saturating_mul(PAGE_LEN));
+        let context = wanted_context.min(affordable(1).saturating_mul(PAGE_LEN));
         let pages_per_sequence = context.div_ceil(PAGE_LEN);
-        let n_pages = pages_per_sequence.saturating_mul(needs.max_seqs.max(1)).min(affordable_pages);
+        let share = pages_per_sequence.min(LEAST_PAGES);
+        let fits = |seqs: usize| affordable(seqs) >= pages_per_sequence.saturating_add(share.saturating_mul(seqs - 1));
+        let wanted_seqs = needs.max_seqs.max(1);
+        // Page numbers and counts of sequences are 32 bits wide in the scheduler.
+        let countable = u32::MAX as usize;
+        let max_seqs = largest(wanted_seqs.min(countable / pages_per_sequence).max(1), fits);
+        let n_pages = pages_per_sequence.saturating_mul(max_seqs).min(affordable(max_seqs));
         Ok(MemoryPlan {
             context,
+            wanted_context,
+            max_seqs,
+            wanted_seqs,
             n_pages,
             full_sequences: n_pages / pages_per_sequence,
             weight_bytes: needs.weight_bytes,
             kv_bytes: n_pages.saturating_mul(page_bytes),
-            activation_bytes: needs.activation_bytes,
+            activation_bytes: needs.activation_bytes(max_seqs),
         })
     }
 }
 
-fn shortfall(
-    needs: &MemoryNeeds,
-    budget: usize,
-    fixed: usize,
-    affordable_pages: usize,
-    wanted: usize,
-    page_bytes: usize,
-) -> Error {
+/// The largest of `1..=most` that fits, where 1 does and nothing fits above what does not.
+fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    let (mut fitting, mut beyond) = (1, most.saturating_add(1));
+    while beyond - fitting > 1 {
+        let middle = fitting + (beyond - fitting) / 2;
+        match fits(middle) {
+            true => fitting = middle,
+            false => beyond = middle,
+        }
+    }
+    fitting
+}
+
+fn shortfall(needs: &MemoryNeeds, budget: usize, affordable_pages: usize, wanted: usize) -> Error {
     let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
-    let kv = wanted.div_ceil(PAGE_LEN).saturating_mul(page_bytes);
+    let kv = wanted.div_ceil(PAGE_LEN).saturating_mul(needs.page_bytes());
     let advice = match affordable_pages.saturating_mul(PAGE_LEN) {
         0 => "choose a smaller model or a smaller quantization".to_string(),
         fits => format!("the longest context that fits is --context {fits}"),
@@ -103,9 +129,9 @@ fn shortfall(
         "a context of {wanted} tokens does not fit: weights {:.0} MiB + activations {:.0} MiB + KV {:.0} MiB = {:.0} MiB, \
          of {:.0} MiB that may be used; {advice}",
         mib(needs.weight_bytes),
-        mib(needs.activation_bytes),
+        mib(needs.activation_bytes(1)),
         mib(kv),
-        mib(fixed.saturating_add(kv)),
+        mib(needs.fixed_bytes(1).saturating_add(kv)),
         mib(budget),
     ))
 }
@@ -114,46 +140,103 @@ fn shortfall(
 mod tests {
     use super::*;
 
+    /// One sequence's activations: 10 rows of 40 bytes and 25 of logits for each sequence.
     const NEEDS: MemoryNeeds = MemoryNeeds {
         weight_bytes: 1000,
         kv_bytes_per_token: 10,
-        activation_bytes: 500,
+        row_bytes: 40,
+        logit_row_bytes: 25,
+        batch_rows: 10,
         context: None,
         default_context: 1024,
         max_seqs: 4,
     };
+    /// Weights, and activations of 4 sequences.
+    const FIXED: u64 = 1000 + 400 + 100;
 
-    #[test]
-    fn meminfo_is_read_in_bytes() {
-        let info = "MemTotal:  100 kB\nMemFree: 1 kB\nMemAvailable:      42 kB\n";
-        assert_eq!(parse_meminfo(info), Some(42 * 1024));
-        assert_eq!(parse_meminfo("MemTotal: 1 kB"), None);
+    /// Free memory whose nine tenths are `bytes`.
+    fn usable(bytes: u64) -> Option<u64> {
+        Some(bytes.div_ceil(9) * 10)
     }
 
     #[test]
     fn all_sequences_fit_where_there_is_room() {
         let plan = MemoryPlan::new(NEEDS, None).unwrap();
-        assert_eq!((plan.context, plan.n_pages, plan.full_sequences), (1024, 128, 4));
+        assert_eq!((plan.context, plan.n_pages, plan.full_sequences, plan.max_seqs), (1024, 128, 4, 4));
+        assert_eq!((plan.wanted_context, plan.wanted_seqs), (1024, 4));
+        assert_eq!((plan.activation_bytes, plan.kv_bytes), (500, 128 * 320));
     }
 
     #[test]
-    fn fewer_sequences_then_a_shorter_default_context() {
-        // 2 sequences of 1024 tokens (32 pages of 320 bytes) beside 1500 fixed bytes.
-        let free = (1500 + 70 * 320) * 10 / 9 + 10;
-        let plan = MemoryPlan::new(NEEDS, Some(free)).unwrap();
-        assert_eq!((plan.context, plan.full_sequences), (1024, 2));
-        let free = (1500 + 10 * 320) * 10 / 9 + 10;
-        let plan = MemoryPlan::new(NEEDS, Some(free)).unwrap();
-        assert_eq!((plan.context, plan.full_sequences), (320, 1));
+    fn fewer_full_sequences_then_a_shorter_default_context() {
+        // 2 sequences of 1024 tokens (32 pages of 320 bytes) and a few pages more.
+        let plan = MemoryPlan::new(NEEDS, usable(FIXED + 70 * 320)).unwrap();
+        assert_eq!((plan.context, plan.full_sequences, plan.max_seqs), (1024, 2, 4));
+        let plan = MemoryPlan::new(NEEDS, usable(FIXED + 10 * 320)).unwrap();
+        assert_eq!((plan.context, plan.wanted_context, plan.full_sequences), (320, 1024, 1));
+        assert_eq!((plan.max_seqs, plan.wanted_seqs), (1, 4));
     }
 
     #[test]
     fn a_context_that_was_asked_for_is_kept_or_refused_with_the_one_that_fits() {
-        let free = (1500 + 10 * 320) * 10 / 9 + 10;
         let needs = MemoryNeeds { context: Some(1024), ..NEEDS };
-        let error = MemoryPlan::new(needs, Some(free)).unwrap_err().to_string();
+        let plan = MemoryPlan::new(needs, usable(FIXED + 32 * 320)).unwrap();
+        assert_eq!((plan.context, plan.max_seqs), (1024, 1));
+        let error = MemoryPlan::new(needs, usable(FIXED + 10 * 320)).unwrap_err().to_string();
         assert!(error.contains("--context 320"), "{error}");
         let error = MemoryPlan::new(needs, Some(1000)).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
+        assert!(MemoryPlan::new(needs, Some(0)).is_err());
+    }
+
+    #[test]
+    fn sequences_shrink_to_what_their_activations_and_a_few_pages_each_allow() {
+        let needs = MemoryNeeds { max_seqs: 1_000_000, batch_rows: 1, ..NEEDS };
+        // 32 pages for one of them, then 8 pages, a row and its logits for each.
+        let one = 1000 + 65 + 32 * 320;
+        for n in [1, 2, 5, 100] {
+            let free = usable(one + (n - 1) * (8 * 320 + 65));
+            let plan = MemoryPlan::new(needs, free).unwrap();
+            assert_eq!((plan.max_seqs as u64, plan.wanted_seqs), (n, 1_000_000));
+            let used = plan.weight_bytes + plan.activation_bytes + plan.kv_bytes;
+            assert!(used as u64 <= free.unwrap() / 10 * 9, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn absurd_numbers_neither_panic_nor_pass() {
+        const MAX: usize = usize::MAX;
+        let zero = MemoryNeeds {
+            weight_bytes: 0,
+            kv_bytes_per_token: 0,
+            row_bytes: 0,
+            logit_row_bytes: 0,
+            batch_rows: 0,
+            context: None,
+            default_context: 0,
+            max_seqs: 0,
+        };
+        let plan = MemoryPlan::new(zero, Some(1 << 30)).unwrap();
+        assert_eq!((plan.context, plan.max_seqs, plan.n_pages), (1, 1, 1));
+        let absurd = [
+            MemoryNeeds { weight_bytes: MAX, ..NEEDS },
+            MemoryNeeds { kv_bytes_per_token: MAX, ..NEEDS },
+            MemoryNeeds { row_bytes: MAX, ..NEEDS },
+            MemoryNeeds { logit_row_bytes: MAX, ..NEEDS },
+            MemoryNeeds { batch_rows: MAX, ..NEEDS },
+            MemoryNeeds { context: Some(MAX), ..NEEDS },
+        ];
+        for needs in absurd {
+            let error = MemoryPlan::new(needs, Some(1 << 40)).unwrap_err();
+            assert!(error.to_string().contains("does not fit"), "{error}");
+        }
+        // Upper bounds shrink, also where the system does not say what is free.
+        for free in [Some(1 << 30), None] {
+            let plan = MemoryPlan::new(MemoryNeeds { default_context: MAX, max_seqs: MAX, ..NEEDS }, free).unwrap();
+            assert!(plan.max_seqs >= 1 && plan.context >= 256, "{plan:?}");
+            let plan = MemoryPlan::new(MemoryNeeds { max_seqs: MAX, ..NEEDS }, free).unwrap();
+            assert_eq!(plan.context, 1024);
+            assert!(plan.max_seqs <= u32::MAX as usize && plan.n_pages <= u32::MAX as usize, "{plan:?}");
+        }
     }
 }

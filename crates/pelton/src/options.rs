@@ -4,6 +4,8 @@ use pelton_backend::KvType;
 use pelton_formats::GenerationDefaults;
 use pelton_sample::SamplingParams;
 
+use crate::Error;
+
 /// Which backend runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
@@ -21,13 +23,13 @@ pub struct Options {
     pub backend: BackendChoice,
     /// Threads; `None` is one for each core.
     pub threads: Option<usize>,
-    /// Kernels to use at most (`scalar`, `avx2`, `avx512`); `None` is the best that the machine has.
+    /// Instruction set of the kernels (`scalar`, `avx2`, `avx512`); `None` is the best that the machine has.
     pub isa: Option<String>,
     /// Longest sequence in tokens; `None` is the model's, up to [`Options::DEFAULT_CONTEXT`] and what memory allows.
     pub context: Option<usize>,
-    /// Sequences that run at once.
+    /// Sequences that run at once, where memory allows ([`MemoryPlan::max_seqs`](crate::MemoryPlan::max_seqs)).
     pub max_seqs: usize,
-    /// Rows of one step: how many prompt tokens are computed together.
+    /// Rows of one step: how many prompt tokens are computed together. At least [`Options::max_seqs`] are.
     pub batch_rows: usize,
     /// Requests that may wait.
     pub max_waiting: usize,
@@ -40,6 +42,20 @@ pub struct Options {
 impl Options {
     /// The context where neither the caller nor the model asks for less.
     pub const DEFAULT_CONTEXT: usize = 16_384;
+
+    /// Refuses counts of nothing, before anything is loaded.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let counts = [
+            ("threads", self.threads.unwrap_or(1)),
+            ("max_seqs", self.max_seqs),
+            ("batch_rows", self.batch_rows),
+            ("max_waiting", self.max_waiting),
+        ];
+        match counts.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(Error::Usage(format!("{name} is 0; expected at least 1"))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for Options {

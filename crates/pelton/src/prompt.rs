@@ -6,8 +6,8 @@
 use pelton_text::{ChatTemplate, RenderInput, Special, TemplateTokens, Tokenizer};
 use serde_json::{Map, Value, json};
 
-use crate::model::ModelText;
 use crate::Error;
+use crate::model::ModelText;
 
 /// Stands around the number of a special token that a message spelled out: private-use characters that no
 /// template touches.
@@ -71,7 +71,10 @@ impl Chat {
     /// Where the model has no chat template, or one that does not parse.
     pub fn new(text: ModelText) -> Result<Chat, Error> {
         let missing = || {
-            Error::Failure(format!("{}: the model has no chat template; send the prompt as plain text (--raw)", text.name))
+            Error::Failure(format!(
+                "{}: the model has no chat template; `pelton run --raw` continues plain text",
+                text.name
+            ))
         };
         let plain = text.template(false)?.ok_or_else(missing)?;
         let tools = text.template(true)?.ok_or_else(missing)?;
@@ -114,12 +117,12 @@ impl Chat {
     }
 }
 
-/// Replaces special tokens in every string by marks with their number.
+/// Replaces special tokens in every string, keys of objects included, by marks with their number.
 fn mark(value: &Value, specials: &[&str]) -> Value {
     match value {
         Value::String(s) => Value::String(mark_text(s, specials)),
         Value::Array(items) => items.iter().map(|v| mark(v, specials)).collect(),
-        Value::Object(map) => map.iter().map(|(k, v)| (k.clone(), mark(v, specials))).collect(),
+        Value::Object(map) => map.iter().map(|(k, v)| (mark_text(k, specials), mark(v, specials))).collect(),
         other => other.clone(),
     }
 }

@@ -1,0 +1,12 @@
+//! The library from outside, on the kernels that users run: every check opens a model, loads it and asks it, as a
+//! program would. One binary, so that it links once.
+
+mod agreement;
+mod cancel;
+mod chat;
+mod fixtures;
+mod formats;
+mod invariance;
+mod memory;
+mod support;
+mod vocabularies;
