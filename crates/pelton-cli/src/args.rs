@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::numbers;
+
 /// Runs language models on your own machine, as fast as the machine allows.
 ///
 /// Without -m, every command uses the small model that is built in: it writes documentation comments and needs no
 /// download. MODEL is a .gguf file, a folder of safetensors, or a hub name ORG/NAME[:QUANT] that `pelton pull` brought.
 #[derive(Debug, Parser)]
-#[command(name = "pelton", version, propagate_version = true, max_term_width = 100)]
-pub struct Cli {
+#[command(name = "pelton", version, max_term_width = 100)]
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Print no progress and no notes, only results and errors
@@ -20,7 +22,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Document a codebase: one entry for each function and type
     Docs(DocsArgs),
     /// Answer one prompt
@@ -41,7 +43,7 @@ pub enum Command {
     Tokenize(TokenizeArgs),
     /// Render a conversation with a model's chat template
     Template(TemplateArgs),
-    /// Compute what people compare who port or check models
+    /// Compute figures for people who port or check models
     Eval(EvalArgs),
     /// Print a completion script for a shell
     Completions {
@@ -52,7 +54,8 @@ pub enum Command {
 
 /// Where and how a model runs.
 #[derive(Args, Clone, Debug)]
-pub struct ModelArgs {
+#[command(next_help_heading = "Engine")]
+pub(crate) struct ModelArgs {
     /// Model: a path, a hub name ORG/NAME[:QUANT]; the built-in one if left out
     #[arg(long, short)]
     pub model: Option<String>,
@@ -62,32 +65,40 @@ pub struct ModelArgs {
 
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
-pub struct EngineArgs {
-    /// Threads [default: one for each core]
-    #[arg(long, short, value_name = "N")]
-    pub threads: Option<usize>,
+pub(crate) struct EngineArgs {
     /// Longest sequence, prompt and answer, in tokens [default: the model's, at most 16384]
-    #[arg(long, short, value_name = "TOKENS")]
+    #[arg(long, short, value_name = "TOKENS", value_parser = numbers::at_least_one)]
     pub context: Option<usize>,
-    /// How keys and values are stored
-    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
-    pub kv_type: KvTypeArg,
-    /// Prompt tokens that are computed together
-    #[arg(long, default_value_t = 512, value_name = "ROWS")]
-    pub batch_rows: usize,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Do not reuse the computed beginning of earlier prompts
     #[arg(long)]
     pub no_prefix_cache: bool,
-    /// Run on the slow scalar reference instead of the CPU's kernels
-    #[arg(long)]
-    pub reference: bool,
     /// List which kernel runs each group of layers
     #[arg(long, short)]
     pub verbose: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum KvTypeArg {
+/// What computes.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct ComputeArgs {
+    /// Threads [default: one for each core]
+    #[arg(long, short, value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub threads: Option<usize>,
+    /// How keys and values are stored [default: f16]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub kv_type: Option<KvTypeArg>,
+    /// Prompt tokens that are computed together
+    #[arg(long, default_value = "512", value_name = "ROWS", value_parser = numbers::one_to::<65_536>)]
+    pub batch_rows: usize,
+    /// Run on the slow scalar reference instead of the CPU's kernels
+    #[arg(long)]
+    pub reference: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvTypeArg {
     F32,
     F16,
     Bf16,
@@ -96,52 +107,45 @@ pub enum KvTypeArg {
 /// How tokens are chosen. What is left out comes from the model's own recommendation, else greedy decoding.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Sampling")]
-pub struct SamplingArgs {
+pub(crate) struct SamplingArgs {
     /// Longest answer in tokens [default: up to the end of the context]
-    #[arg(long, short = 'n', value_name = "TOKENS")]
+    #[arg(long, short = 'n', value_name = "TOKENS", value_parser = numbers::at_least_one)]
     pub max_tokens: Option<usize>,
     /// Randomness; 0 always takes the likeliest token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true, value_parser = numbers::not_negative)]
     pub temperature: Option<f32>,
     /// Choose among the K likeliest tokens (0: all)
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     /// Choose among the likeliest tokens that together have probability P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = numbers::mass)]
     pub top_p: Option<f32>,
     /// Drop tokens less likely than P times the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, value_parser = numbers::share)]
     pub min_p: Option<f32>,
     /// Divide the logits of tokens that occurred (1: off)
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", allow_negative_numbers = true, value_parser = numbers::positive)]
     pub repetition_penalty: Option<f32>,
     /// Subtract from the logits of tokens that were generated
-    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = numbers::finite)]
     pub presence_penalty: Option<f32>,
     /// Subtract from a token's logit each time it was generated
-    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", allow_negative_numbers = true, value_parser = numbers::finite)]
     pub frequency_penalty: Option<f32>,
-    /// Add BIAS to the logit of a token id (repeatable)
-    #[arg(long, value_name = "ID=BIAS", value_parser = parse_bias)]
+    /// Add BIAS to the logit of a token id; -inf forbids it (repeatable)
+    #[arg(long, value_name = "ID=BIAS", value_parser = numbers::bias)]
     pub logit_bias: Vec<(u32, f32)>,
     /// The same seed gives the same output
-    #[arg(long)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// End the answer before this text (repeatable)
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub stop: Vec<String>,
 }
 
-fn parse_bias(text: &str) -> Result<(u32, f32), String> {
-    let (id, bias) = text.split_once('=').ok_or("expected ID=BIAS, for example 42=-5")?;
-    let id = id.parse().map_err(|_| format!("`{id}` is not a token id"))?;
-    let bias = bias.parse().map_err(|_| format!("`{bias}` is not a number"))?;
-    Ok((id, bias))
-}
-
 #[derive(Args, Debug)]
-pub struct DocsArgs {
-    /// A folder or a source file
+pub(crate) struct DocsArgs {
+    /// A folder or a source file: Rust, Python, JavaScript, TypeScript, Go, Java, C or C++
     pub path: PathBuf,
     /// What to write
     #[arg(long, short, value_enum, default_value = "markdown")]
@@ -153,7 +157,7 @@ pub struct DocsArgs {
     #[arg(long)]
     pub regenerate: bool,
     /// Longest entry in tokens
-    #[arg(long, short = 'n', default_value_t = 120, value_name = "TOKENS")]
+    #[arg(long, short = 'n', default_value = "120", value_name = "TOKENS", value_parser = numbers::at_least_one)]
     pub max_tokens: usize,
     /// Leave items that have documentation out of pages and records
     #[arg(long)]
@@ -162,12 +166,12 @@ pub struct DocsArgs {
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Entries that are written at once
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value = "16", value_name = "N", value_parser = numbers::one_to::<1024>)]
     pub parallel: usize,
-    /// Name every skipped file and why
+    /// Name everything that was left out, and why
     #[arg(long)]
     pub show_skipped: bool,
-    /// Print the summary as JSON
+    /// Print the summary as JSON: on stdout, or on stderr where the records go to stdout
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -175,7 +179,7 @@ pub struct DocsArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DocsFormat {
+pub(crate) enum DocsFormat {
     /// A page for each source file, and an index
     Markdown,
     /// One JSON object a line
@@ -185,7 +189,7 @@ pub enum DocsFormat {
 }
 
 #[derive(Args, Debug)]
-pub struct RunArgs {
+pub(crate) struct RunArgs {
     /// The prompt; `-` reads it from stdin
     pub prompt: String,
     /// System message
@@ -204,7 +208,7 @@ pub struct RunArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct ChatArgs {
+pub(crate) struct ChatArgs {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
@@ -215,14 +219,14 @@ pub struct ChatArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct InspectArgs {
-    /// Model: a path, a hub name; the built-in one if left out
+pub(crate) struct InspectArgs {
+    /// Model: a path or a hub name; the built-in one if left out
     pub model: Option<String>,
     /// Context of the memory figures, in tokens [default: the model's, at most 16384]
-    #[arg(long, short, value_name = "TOKENS")]
+    #[arg(long, short, value_name = "TOKENS", value_parser = numbers::at_least_one)]
     pub context: Option<usize>,
     /// Sequences of the memory figures
-    #[arg(long, short, default_value_t = 1, value_name = "N")]
+    #[arg(long, short, default_value = "1", value_name = "N", value_parser = numbers::one_to::<65_536>)]
     pub batch: usize,
     /// KV type of the memory figures
     #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
@@ -236,21 +240,21 @@ pub struct InspectArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct BenchArgs {
-    /// Lengths of prompts to measure, in tokens
+pub(crate) struct BenchArgs {
+    /// Lengths of prompts to measure, in tokens (0: none)
     #[arg(long, short, value_delimiter = ',', default_value = "128,512", value_name = "TOKENS")]
     pub prompt: Vec<usize>,
-    /// Numbers of tokens to generate
+    /// Numbers of tokens to generate (0: none)
     #[arg(long, short = 'n', value_delimiter = ',', default_value = "128", value_name = "TOKENS")]
     pub generate: Vec<usize>,
     /// Context already there before generating
     #[arg(long, short, default_value_t = 0, value_name = "TOKENS")]
     pub depth: usize,
     /// Sequences generated at once
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value = "1", value_name = "N", value_parser = numbers::one_to::<1024>)]
     pub batch: usize,
     /// Repetitions; the median is printed
-    #[arg(long, short, default_value_t = 3, value_name = "N")]
+    #[arg(long, short, default_value = "3", value_name = "N", value_parser = numbers::one_to::<1000>)]
     pub repeat: usize,
     /// Print JSON
     #[arg(long)]
@@ -260,7 +264,7 @@ pub struct BenchArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct PullArgs {
+pub(crate) struct PullArgs {
     /// ORG/NAME[:QUANT][@REVISION], for example Qwen/Qwen2.5-0.5B-Instruct-GGUF:Q4_K_M
     pub model: String,
     /// Print JSON
@@ -269,14 +273,14 @@ pub struct PullArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct ListArgs {
+pub(crate) struct ListArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Args, Debug)]
-pub struct RmArgs {
+pub(crate) struct RmArgs {
     /// ORG/NAME[:QUANT][@REVISION]
     pub model: String,
     /// Print JSON
@@ -285,7 +289,7 @@ pub struct RmArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct TokenizeArgs {
+pub(crate) struct TokenizeArgs {
     /// Model: a path (vocabulary-only files too), a hub name; the built-in one if left out
     pub model: Option<String>,
     /// Parse special tokens in the text
@@ -297,10 +301,11 @@ pub struct TokenizeArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct TemplateArgs {
+pub(crate) struct TemplateArgs {
     /// Model: a path, a hub name, or a .jinja file
     pub model: String,
-    /// JSON: an array of messages, or an object with messages, tools, add_generation_prompt and further variables
+    /// JSON file (`-`: stdin): an array of messages, or an object with messages, tools, add_generation_prompt and
+    /// further variables of the template
     pub conversation: PathBuf,
     /// What `bos_token` stands for in a .jinja file
     #[arg(long, default_value = "<s>", value_name = "TEXT")]
@@ -311,22 +316,22 @@ pub struct TemplateArgs {
 }
 
 #[derive(Args, Debug)]
-pub struct EvalArgs {
+pub(crate) struct EvalArgs {
     #[command(subcommand)]
     pub what: EvalCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum EvalCommand {
+pub(crate) enum EvalCommand {
     /// The logits at every position of a sequence of ids
     Logits(EvalLogitsArgs),
 }
 
 #[derive(Args, Debug)]
-pub struct EvalLogitsArgs {
-    /// Model: a path or a hub name
+pub(crate) struct EvalLogitsArgs {
+    /// Model: a path or a hub name; the built-in one if left out
     pub model: Option<String>,
-    /// A JSON array of token ids
+    /// A JSON array of token ids (`-`: stdin)
     #[arg(long, value_name = "FILE")]
     pub ids: PathBuf,
     /// The safetensors file to write: `logits` f32 [rows, vocab], `input_ids` i64 [rows]
@@ -336,7 +341,7 @@ pub struct EvalLogitsArgs {
     #[arg(long)]
     pub rope_bf16: bool,
     #[command(flatten)]
-    pub engine: EngineArgs,
+    pub compute: ComputeArgs,
 }
 
 #[cfg(test)]
@@ -348,12 +353,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn biases_are_id_and_number() {
-        assert_eq!(parse_bias("42=-5.5"), Ok((42, -5.5)));
-        assert!(parse_bias("42").is_err());
-        assert!(parse_bias("x=1").is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! The one place where environment variables are read.
 
 /// What the environment says.
-pub struct Environment {
+pub(crate) struct Environment {
     /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`).
     pub isa: Option<String>,
     /// Options of the model store, or why there is none.
@@ -12,7 +12,7 @@ pub struct Environment {
 
 impl Environment {
     /// Reads it.
-    pub fn read() -> Environment {
+    pub(crate) fn read() -> Environment {
         let var = |name: &str| std::env::var(name).ok();
         let set = |name: &str| var(name).filter(|v| !v.is_empty());
         let state = set("XDG_STATE_HOME").map(std::path::PathBuf::from);

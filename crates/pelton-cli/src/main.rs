@@ -8,6 +8,9 @@
 mod args;
 mod commands;
 mod environment;
+mod input;
+mod numbers;
+mod progress;
 mod setup;
 mod term;
 
@@ -15,6 +18,7 @@ use std::io::ErrorKind as IoKind;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pelton_docs::DocsError;
 
 use crate::args::{Cli, Command, EvalCommand};
 use crate::environment::Environment;
@@ -60,7 +64,10 @@ pub(crate) struct Usage(pub(crate) String);
 fn exit_code(error: &anyhow::Error) -> u8 {
     let usage = error.chain().any(|cause| {
         let facade = cause.downcast_ref::<pelton::Error>();
-        cause.is::<Usage>() || facade.is_some_and(|e| e.kind() == pelton::ErrorKind::Usage)
+        let docs = cause.downcast_ref::<DocsError>();
+        cause.is::<Usage>()
+            || facade.is_some_and(|e| e.kind() == pelton::ErrorKind::Usage)
+            || docs.is_some_and(|e| matches!(e, DocsError::Out { .. } | DocsError::Unsupported { .. }))
     });
     if usage { 2 } else { 1 }
 }

@@ -1,85 +1,105 @@
 //! From arguments and environment to an opened model and a running engine.
 
-use std::time::Duration;
-
-use pelton::{BackendChoice, KvType, Llm, Model, ModelRef, Options, SamplingOverrides, Store};
+use pelton::{BackendChoice, KvType, Llm, Model, ModelRef, ModelText, Options, SamplingOverrides, Store};
 
 use crate::Usage;
-use crate::args::{EngineArgs, KvTypeArg, ModelArgs, SamplingArgs};
+use crate::args::{ComputeArgs, EngineArgs, KvTypeArg, SamplingArgs};
 use crate::environment::Environment;
+use crate::progress::Progress;
 use crate::term;
 
 /// What all commands share.
-pub struct Context {
+pub(crate) struct Context {
     pub environment: Environment,
     pub quiet: bool,
 }
 
 impl Context {
-    pub fn new(environment: Environment, quiet: bool) -> Context {
+    pub(crate) fn new(environment: Environment, quiet: bool) -> Context {
         Context { environment, quiet }
     }
 
+    /// Tells people something, unless they asked for quiet.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            term::note(text);
+        }
+    }
+
     /// The model store.
-    pub fn store(&self) -> anyhow::Result<Store> {
+    pub(crate) fn store(&self) -> anyhow::Result<Store> {
         match &self.environment.store {
             Ok(options) => Ok(Store::new(options.clone())?),
             Err(e) => Err(anyhow::anyhow!("{e}")),
         }
     }
 
-    /// Opens a model by the name that was typed.
-    pub fn open(&self, name: Option<&str>) -> anyhow::Result<Model> {
+    /// What a typed name stands for, and the store where it needs one.
+    fn find(&self, name: Option<&str>) -> anyhow::Result<(ModelRef, Option<Store>)> {
         let model = ModelRef::parse(name)?;
+        if let ModelRef::Path(path) = &model
+            && path.is_file()
+            && path.extension().is_some_and(|e| e == "safetensors" || e == "json")
+        {
+            let file = path.display();
+            return Err(Usage(format!("{file}: one file of a model; name the folder it is in")).into());
+        }
         let store = if matches!(model, ModelRef::Hub(_)) { Some(self.store()?) } else { None };
+        Ok((model, store))
+    }
+
+    /// Opens a model by the name that was typed.
+    pub(crate) fn open(&self, name: Option<&str>) -> anyhow::Result<Model> {
+        let (model, store) = self.find(name)?;
         Ok(Model::open(&model, store.as_ref())?)
     }
 
-    /// Options of the engine for `max_seqs` sequences at once.
-    pub fn options(&self, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Options> {
-        for (flag, value) in [("--threads", args.threads), ("--context", args.context)] {
-            if value == Some(0) {
-                return Err(Usage(format!("{flag} 0: expected at least 1")).into());
-            }
-        }
-        if args.batch_rows == 0 || args.batch_rows > 65_536 {
-            return Err(Usage(format!("--batch-rows {}: expected 1 to 65536", args.batch_rows)).into());
-        }
-        Ok(Options {
+    /// Opens a model's tokenizer and templates alone.
+    pub(crate) fn open_text(&self, name: Option<&str>) -> anyhow::Result<ModelText> {
+        let (model, store) = self.find(name)?;
+        Ok(Model::open_text(&model, store.as_ref())?)
+    }
+
+    /// Options of what computes one sequence.
+    pub(crate) fn compute_options(&self, args: &ComputeArgs) -> Options {
+        Options {
             backend: if args.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             threads: args.threads,
             isa: self.environment.isa.clone(),
-            context: args.context,
-            max_seqs,
             batch_rows: args.batch_rows,
-            kv_type: kv_type(args.kv_type),
-            prefix_cache: !args.no_prefix_cache,
+            kv_type: kv_type(args.kv_type.unwrap_or(KvTypeArg::F16)),
             ..Options::default()
-        })
+        }
     }
 
-    /// Opens and loads a model, with a bar while it takes long, and says where everything went.
-    pub fn load(&self, args: &ModelArgs, max_seqs: usize) -> anyhow::Result<(Model, Llm)> {
-        let options = self.options(&args.engine, max_seqs)?;
-        let model = self.open(args.model.as_deref())?;
-        let bar = term::byte_bar(0, self.quiet);
-        bar.set_message("packing weights");
-        let start = std::time::Instant::now();
-        let loaded = Llm::load(&model, &options, &mut |p| {
-            if start.elapsed() > Duration::from_millis(500) {
-                bar.set_length(p.total as u64);
-                bar.set_position(p.done as u64);
-            }
-        });
-        bar.finish_and_clear();
-        let llm = loaded?;
-        if !self.quiet {
-            term::note(&llm.report().line());
-            if args.engine.verbose {
-                kernel_lines(llm.report()).iter().for_each(|line| term::note(line));
-            }
+    /// Loads a model for `max_seqs` sequences at once, with a bar while it takes long, and says where everything went.
+    pub(crate) fn load(&self, model: &Model, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Llm> {
+        let options = Options {
+            context: args.context,
+            max_seqs,
+            prefix_cache: !args.no_prefix_cache,
+            ..self.compute_options(&args.compute)
+        };
+        let bar = Progress::bytes(self.quiet);
+        bar.message("packing weights");
+        let loaded = Llm::load(model, &options, &mut |p| bar.set(p.done as u64, p.total as u64));
+        drop(bar);
+        let llm = loaded.map_err(|e| self.blame(e))?;
+        self.note(&llm.report().line());
+        if args.verbose {
+            kernel_lines(llm.report()).iter().for_each(|line| self.note(line));
         }
-        Ok((model, llm))
+        Ok(llm)
+    }
+
+    /// Names the variable where it is the one to blame.
+    pub(crate) fn blame(&self, error: pelton::Error) -> anyhow::Error {
+        match (&error, &self.environment.isa) {
+            (pelton::Error::Cpu(cause), Some(isa)) if cause.to_string().contains(&format!("{isa:?}")) => {
+                Usage(format!("PELTON_ISA: {cause}")).into()
+            }
+            _ => error.into(),
+        }
     }
 }
 
@@ -99,7 +119,7 @@ fn kernel_lines(report: &pelton::LoadReport) -> Vec<String> {
     groups.into_iter().map(|(key, n, b)| format!("  {key}: {n} matrices, {}", term::bytes(b as u64))).collect()
 }
 
-pub fn kv_type(arg: KvTypeArg) -> KvType {
+pub(crate) fn kv_type(arg: KvTypeArg) -> KvType {
     match arg {
         KvTypeArg::F32 => KvType::F32,
         KvTypeArg::F16 => KvType::F16,
@@ -109,7 +129,7 @@ pub fn kv_type(arg: KvTypeArg) -> KvType {
 
 impl SamplingArgs {
     /// What the caller set.
-    pub fn overrides(&self) -> SamplingOverrides {
+    pub(crate) fn overrides(&self) -> SamplingOverrides {
         SamplingOverrides {
             temperature: self.temperature,
             top_k: self.top_k,

@@ -1,61 +1,52 @@
-//! The terminal: colours only where someone looks, progress bars for anything over a second.
+//! The terminal: results on stdout, notes and errors on stderr, colours only where someone looks.
 
-use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::io::Write;
 
 use console::style;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Prints an error and its causes.
-pub fn error(error: &anyhow::Error) {
-    eprintln!("{} {error:#}", style("error:").red().bold().for_stderr());
+pub(crate) fn error(error: &anyhow::Error) {
+    say(&format!("{} {}", style("error:").red().bold().for_stderr(), with_causes(error)));
+}
+
+/// The error and those of its causes that its own words do not contain already.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Prints a note for people: on stderr, dimmed.
-pub fn note(text: &str) {
-    eprintln!("{}", style(text).dim().for_stderr());
+pub(crate) fn note(text: &str) {
+    say(&style(text).dim().for_stderr().to_string());
 }
 
-/// Whether stdin is a person's keyboard.
-pub fn stdin_is_terminal() -> bool {
-    std::io::stdin().is_terminal()
+/// Prints a line to stderr. Where nobody reads it there is nobody left to tell.
+pub(crate) fn say(text: &str) {
+    let _closed = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Writes to stdout at once, as streamed text needs; a closed pipe is an error for `main` to judge.
-pub fn print_now(text: &str) -> std::io::Result<()> {
+pub(crate) fn print_now(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
 /// Prints a line to stdout.
-pub fn print_line(text: &str) -> std::io::Result<()> {
+pub(crate) fn print_line(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.write_all(b"\n")
 }
 
-/// A bar over bytes. Hidden where stderr is no terminal or `quiet`.
-pub fn byte_bar(total: u64, quiet: bool) -> ProgressBar {
-    let template = "{msg:28!} {bar:30} {binary_bytes:>11} of {binary_total_bytes} · {binary_bytes_per_sec} · {eta} left";
-    bar(total, template, quiet)
-}
-
-/// A bar over items.
-pub fn item_bar(total: u64, quiet: bool) -> ProgressBar {
-    bar(total, "{bar:30} {pos} of {len} · {per_sec} · {eta} left · {wide_msg}", quiet)
-}
-
-fn bar(total: u64, template: &str, quiet: bool) -> ProgressBar {
-    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
-    let style = ProgressStyle::with_template(template).expect("the templates above are valid");
-    let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style.progress_chars("━╸ "));
-    bar.enable_steady_tick(Duration::from_millis(250));
-    bar
-}
-
 /// `1234567` as `1,234,567`.
-pub fn thousands(n: usize) -> String {
+pub(crate) fn thousands(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
@@ -68,7 +59,7 @@ pub fn thousands(n: usize) -> String {
 }
 
 /// Bytes with a binary unit.
-pub fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = n as f64;
     let mut unit = 0;
@@ -82,6 +73,14 @@ pub fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = std::io::Error::other("disk on fire");
+        let outer = anyhow::Error::new(inner).context("x.gguf: cannot read: disk on fire");
+        assert_eq!(with_causes(&outer), "x.gguf: cannot read: disk on fire");
+        assert_eq!(with_causes(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
 
     #[test]
     fn numbers_read_well() {

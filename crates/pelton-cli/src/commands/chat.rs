@@ -2,22 +2,25 @@
 //!
 //! Invariant: Ctrl-C stops the answer, never the program; what was said stays in the conversation.
 
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use pelton::{Chat, Event, Finished, Llm, Model};
+use pelton::{Chat, Finished, Llm, Model};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Completer, Config, Editor, Helper, Highlighter, Hinter};
 use serde_json::{Value, json};
 
+use crate::Usage;
 use crate::args::ChatArgs;
-use crate::commands::run::{build_request, figures, read_stdin};
+use crate::commands::answer::{build_request, figures, stream};
+use crate::input::read_stdin;
 use crate::setup::Context;
 use crate::term;
 
@@ -44,37 +47,36 @@ impl Validator for Lines {
 
 struct Session<'a> {
     args: &'a ChatArgs,
+    context: &'a Context,
     model: &'a Model,
     llm: &'a Llm,
     chat: Chat,
     system: Option<String>,
     messages: Vec<Value>,
+    /// Files that this session wrote and may write again.
+    saved: HashSet<String>,
     interrupted: Arc<AtomicBool>,
-    quiet: bool,
 }
 
-pub fn run(args: &ChatArgs, context: &Context) -> anyhow::Result<()> {
-    let (model, llm) = context.load(&args.model, 1)?;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
+pub(crate) fn run(args: &ChatArgs, context: &Context) -> anyhow::Result<()> {
+    let at_keyboard = std::io::stdin().is_terminal();
+    // Piped in: the whole text is one message.
+    let piped = if at_keyboard { None } else { Some(read_stdin(context)?) };
+    if piped.as_ref().is_some_and(|text| text.trim().is_empty()) {
+        return Err(Usage("the message on stdin is empty".into()).into());
+    }
+    let model = context.open(args.model.model.as_deref())?;
+    let chat = Chat::new(model.text()?)?;
+    let llm = context.load(&model, &args.model.engine, 1)?;
+    let (messages, saved, interrupted) = (Vec::new(), HashSet::new(), Arc::new(AtomicBool::new(false)));
+    let system = args.system.clone();
+    let mut session = Session { args, context, model: &model, llm: &llm, chat, system, messages, saved, interrupted };
+    if let Some(text) = piped {
+        return session.say(text.trim_end());
+    }
+    let flag = session.interrupted.clone();
     ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
-    let mut session = Session {
-        args,
-        model: &model,
-        llm: &llm,
-        chat: Chat::new(model.text()?)?,
-        system: args.system.clone(),
-        messages: Vec::new(),
-        interrupted,
-        quiet: context.quiet,
-    };
-    if !term::stdin_is_terminal() {
-        // Piped in: the whole text is one message.
-        return session.say(read_stdin()?.trim_end());
-    }
-    if !context.quiet {
-        term::note("/help lists the commands; Ctrl-D leaves");
-    }
+    context.note("/help lists the commands; Ctrl-D leaves");
     session.read_lines(context.environment.history.as_deref())
 }
 
@@ -147,29 +149,35 @@ impl Session<'_> {
         system.chain(self.messages.iter().cloned()).collect()
     }
 
-    fn save(&self, file: &str) {
+    fn save(&mut self, file: &str) {
         if file.is_empty() {
             return term::note("/save FILE: which file?");
         }
-        let text = serde_json::to_string_pretty(&json!({ "messages": self.conversation() }));
-        let written = text.map_err(std::io::Error::from).and_then(|text| std::fs::write(file, text + "\n"));
-        match written {
+        match self.write(file) {
             Ok(()) => term::note(&format!("{} messages in {file}", self.messages.len())),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                term::note(&format!("{file} is there already and not from this conversation; choose another name"));
+            }
             Err(e) => term::note(&format!("{file}: cannot write: {e}")),
         }
+    }
+
+    fn write(&mut self, file: &str) -> std::io::Result<()> {
+        let text = serde_json::to_string_pretty(&json!({ "messages": self.conversation() }))?;
+        let mut out = if self.saved.contains(file) { File::create(file)? } else { File::create_new(file)? };
+        self.saved.insert(file.to_string());
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")
     }
 
     /// Sends a message and streams the answer. A message that cannot be sent leaves no trace.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.messages.push(json!({ "role": "user", "content": text }));
-        let asked = self.chat.ids(&self.conversation(), None).map_err(anyhow::Error::from);
-        let request = asked.and_then(|ids| build_request(ids, &self.args.sampling, self.model, self.llm));
-        let answered = request.and_then(|request| self.stream(self.llm.submit(request)?));
-        match answered {
+        match self.answer() {
             Ok((answer, finished)) => {
                 self.messages.push(json!({ "role": "assistant", "content": answer }));
-                if let Some(finished) = finished.filter(|_| !self.quiet) {
-                    term::note(&figures(&finished));
+                if let Some(finished) = finished {
+                    self.context.note(&figures(&finished));
                 }
                 Ok(())
             }
@@ -180,29 +188,24 @@ impl Session<'_> {
         }
     }
 
-    /// Prints an answer as it comes; Ctrl-C ends it early.
-    fn stream(&self, request: pelton::RequestHandle) -> anyhow::Result<(String, Option<Finished>)> {
+    /// Prints the answer to the conversation as it comes; Ctrl-C ends it early, and then it has no figures.
+    fn answer(&self) -> anyhow::Result<(String, Option<Finished>)> {
+        let ids = self.chat.ids(&self.conversation(), None)?;
+        let room = self.llm.report().memory.context;
+        if ids.len() >= room && self.messages.len() > 1 {
+            let tokens = ids.len();
+            let message =
+                format!("the conversation has {tokens} tokens, the context holds {room}; /reset starts afresh");
+            return Err(Usage(message).into());
+        }
+        let request = build_request(ids, &self.args.sampling, self.model, self.llm, self.context)?;
         self.interrupted.store(false, Ordering::Relaxed);
+        let handle = self.llm.submit(request)?;
         let mut answer = String::new();
-        let mut emit = |text: &str| {
+        let finished = stream(&handle, &self.interrupted, self.context.quiet, &mut |text| {
             answer.push_str(text);
             term::print_now(text)
-        };
-        let finished = loop {
-            if self.interrupted.swap(false, Ordering::Relaxed) {
-                break None;
-            }
-            match request.next_event_timeout(Duration::from_millis(50)) {
-                Ok(Event::Token { text, .. }) => emit(&text)?,
-                Ok(Event::Finished(finished)) => {
-                    emit(&finished.text)?;
-                    break Some(finished);
-                }
-                Ok(Event::Failed(message)) => anyhow::bail!("{message}"),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the engine stopped before the answer was complete"),
-            }
-        };
+        })?;
         if !answer.ends_with('\n') {
             term::print_line("")?;
         }

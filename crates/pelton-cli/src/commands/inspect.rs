@@ -6,10 +6,7 @@ use crate::args::InspectArgs;
 use crate::setup::{Context, kv_type};
 use crate::term::{bytes, print_line, print_now, thousands};
 
-pub fn run(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
-    if args.batch == 0 {
-        return Err(crate::Usage("--batch 0: expected at least 1".into()).into());
-    }
+pub(crate) fn run(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
     let model = context.open(args.model.as_deref())?;
     let inspection = Inspection::new(&model, args.context, args.batch, kv_type(args.kv_type))?;
     if args.json {
@@ -25,7 +22,7 @@ pub fn run(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
 fn describe(i: &Inspection) -> String {
     let mut rows = vec![
         ("model", format!("{} ({}, {})", i.name, i.architecture, i.format)),
-        ("file", format!("{}{}", i.files.join(", "), size_suffix(i))),
+        ("file", files(i)),
         ("parameters", format!("{} ({:.2} bits a weight)", thousands(i.parameters), i.bits_per_weight)),
         ("layers", format!("{} × hidden {}, ffn {}", i.n_layers, i.hidden, i.ffn)),
         ("heads", format!("{} query, {} key/value, {} wide", i.n_heads, i.n_kv_heads, i.head_dim)),
@@ -44,10 +41,15 @@ fn describe(i: &Inspection) -> String {
     let specials: Vec<String> = i.special_tokens.iter().take(12).map(|(id, t)| format!("{t} {id}")).collect();
     let more = i.special_tokens.len().saturating_sub(12);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    rows.push(("special", format!("{}{more}", specials.join(", "))));
+    if !specials.is_empty() {
+        rows.push(("special", format!("{}{more}", specials.join(", "))));
+    }
     rows.push(("ends at", i.eos.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")));
     let template = i.chat_template.as_ref();
-    rows.push(("template", template.map_or("none".into(), |t| format!("{} characters (-v prints it)", t.chars().count()))));
+    rows.push((
+        "template",
+        template.map_or("none".into(), |t| format!("{} characters (-v prints it)", t.chars().count())),
+    ));
     let kv = format!("{} a token in {}", bytes(i.kv_bytes_per_token as u64), i.kv_type);
     rows.push(("KV cache", kv));
     let plan = format!(
@@ -63,7 +65,13 @@ fn describe(i: &Inspection) -> String {
     let width = i.tensors.iter().map(|g| g.role.len()).max().unwrap_or(0);
     for g in &i.tensors {
         let size = bytes(g.bytes as u64);
-        out.push_str(&format!("  {:<width$}  {:<6} × {:<4} {:>14} weights  {size:>10}\n", g.role, g.dtype, g.count, thousands(g.elements)));
+        out.push_str(&format!(
+            "  {:<width$}  {:<6} × {:<4} {:>14} weights  {size:>10}\n",
+            g.role,
+            g.dtype,
+            g.count,
+            thousands(g.elements)
+        ));
     }
     if !i.unused_tensors.is_empty() {
         out.push_str(&format!("\nnot used: {}\n", i.unused_tensors.join(", ")));
@@ -71,9 +79,10 @@ fn describe(i: &Inspection) -> String {
     out
 }
 
-fn size_suffix(i: &Inspection) -> String {
+fn files(i: &Inspection) -> String {
     let size = bytes(i.file_bytes);
-    if i.files.is_empty() { size } else { format!(" ({size})") }
+    let built_in = [pelton::DEFAULT_NAME, pelton::DRAFT_NAME].iter().any(|name| i.files == [*name]);
+    if built_in { format!("built into pelton ({size})") } else { format!("{} ({size})", i.files.join(", ")) }
 }
 
 fn details(i: &Inspection) -> String {

@@ -2,25 +2,25 @@
 
 use std::str::FromStr;
 
-use indicatif::ProgressBar;
-use pelton::{ModelSpec, Progress, ProgressState, StoreError, StoredModel};
+use pelton::{ModelSpec, Progress as PullProgress, ProgressState, StoreError, StoredModel};
 use serde_json::{Value, json};
 
 use crate::Usage;
 use crate::args::{ListArgs, PullArgs, RmArgs};
+use crate::progress::Progress;
 use crate::setup::Context;
-use crate::term::{self, bytes, print_line};
+use crate::term::{bytes, print_line};
 
 fn spec(text: &str) -> anyhow::Result<ModelSpec> {
     ModelSpec::from_str(text).map_err(|e| Usage(e.to_string()).into())
 }
 
-pub fn pull(args: &PullArgs, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn pull(args: &PullArgs, context: &Context) -> anyhow::Result<()> {
     let spec = spec(&args.model)?;
     let store = context.store()?;
-    let bar = term::byte_bar(0, context.quiet);
+    let bar = Progress::bytes(context.quiet);
     let pulled = store.pull(&spec, &mut |p| show(&bar, &p, context.quiet));
-    bar.finish_and_clear();
+    drop(bar);
     let pulled = pulled.map_err(usage_or_failure)?;
     if args.json {
         let object = json!({ "model": spec.to_string(), "revision": pulled.commit, "quant": pulled.quant,
@@ -36,9 +36,7 @@ pub fn pull(args: &PullArgs, context: &Context) -> anyhow::Result<()> {
     };
     print_line(&format!("{spec} ({}): {n} {files}, {}, {news}", pulled.choice, bytes(pulled.bytes)))?;
     print_line(&pulled.path.display().to_string())?;
-    if !context.quiet {
-        term::note(&format!("run it: pelton run -m {spec} \"Hello\""));
-    }
+    context.note(&format!("run it: pelton run -m {spec} \"Hello\""));
     Ok(())
 }
 
@@ -52,25 +50,24 @@ fn usage_or_failure(error: StoreError) -> anyhow::Error {
     }
 }
 
-fn show(bar: &ProgressBar, progress: &Progress<'_>, quiet: bool) {
-    bar.set_length(progress.pull_total_bytes);
-    bar.set_position(progress.pull_done_bytes);
+fn show(bar: &Progress, progress: &PullProgress<'_>, quiet: bool) {
+    bar.set(progress.pull_done_bytes, progress.pull_total_bytes);
     let file = progress.file;
     match progress.state {
-        ProgressState::Waiting => bar.set_message(format!("{file}: another pelton has it")),
-        ProgressState::Checking => bar.set_message(format!("{file}: checking")),
+        ProgressState::Waiting => bar.message(format!("{file}: another pelton has it")),
+        ProgressState::Checking => bar.message(format!("{file}: checking")),
         ProgressState::Retrying { attempt, wait, reason } if !quiet => {
             let seconds = wait.as_secs_f64();
-            bar.suspend(|| term::note(&format!("{file}: {reason}; retry {attempt} in {seconds:.1} s")));
+            bar.note(&format!("{file}: {reason}; retry {attempt} in {seconds:.1} s"));
         }
         ProgressState::Corrupted if !quiet => {
-            bar.suspend(|| term::note(&format!("{file}: arrived damaged, downloading it again")));
+            bar.note(&format!("{file}: arrived damaged, downloading it again"));
         }
-        _ => bar.set_message(file.to_string()),
+        _ => bar.message(file.to_string()),
     }
 }
 
-pub fn list(args: &ListArgs, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn list(args: &ListArgs, context: &Context) -> anyhow::Result<()> {
     let store = context.store()?;
     let models = store.list()?;
     if args.json {
@@ -78,7 +75,7 @@ pub fn list(args: &ListArgs, context: &Context) -> anyhow::Result<()> {
         return Ok(print_line(&serde_json::to_string_pretty(&rows)?)?);
     }
     if models.is_empty() {
-        term::note(&format!("no models in {}; `pelton pull ORG/NAME` brings one", store.options().root.display()));
+        context.note(&format!("no models in {}; `pelton pull ORG/NAME` brings one", store.options().root.display()));
         return Ok(());
     }
     let names: Vec<String> = models.iter().map(name).collect();
@@ -105,12 +102,13 @@ fn model_json(model: &StoredModel) -> Value {
         "modified_unix_s": modified.map(|d| d.as_secs()) })
 }
 
-pub fn rm(args: &RmArgs, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn rm(args: &RmArgs, context: &Context) -> anyhow::Result<()> {
     let spec = spec(&args.model)?;
-    let removed = context.store()?.remove(&spec)?;
+    let removed = context.store()?.remove(&spec).map_err(usage_or_failure)?;
     if args.json {
         let object = json!({ "model": spec.to_string(), "bytes": removed.bytes, "files": removed.n_files });
         return Ok(print_line(&object.to_string())?);
     }
-    Ok(print_line(&format!("{spec}: {} files removed, {} freed", removed.n_files, bytes(removed.bytes)))?)
+    let files = if removed.n_files == 1 { "file" } else { "files" };
+    Ok(print_line(&format!("{spec}: {} {files} removed, {} freed", removed.n_files, bytes(removed.bytes)))?)
 }

@@ -1,17 +1,19 @@
 //! `pelton template`: a conversation, rendered as the model will see it.
 
-use anyhow::Context as _;
-use pelton::{Chat, Conversation, Model, ModelRef};
+use std::path::Path;
+
+use pelton::{Chat, Conversation};
 use serde_json::{Map, Value};
 
 use crate::Usage;
 use crate::args::TemplateArgs;
+use crate::input::read_file;
 use crate::setup::Context;
 use crate::term::print_now;
 
-pub fn run(args: &TemplateArgs, context: &Context) -> anyhow::Result<()> {
+pub(crate) fn run(args: &TemplateArgs, context: &Context) -> anyhow::Result<()> {
     let file = args.conversation.display();
-    let text = std::fs::read_to_string(&args.conversation).with_context(|| format!("{file}: cannot read"))?;
+    let text = read_file(&args.conversation, context)?;
     let json: Value = serde_json::from_str(&text).map_err(|e| Usage(format!("{file}: not JSON: {e}")))?;
     let mut variables = match json {
         Value::Array(_) => Map::from_iter([("messages".to_string(), json)]),
@@ -21,7 +23,14 @@ pub fn run(args: &TemplateArgs, context: &Context) -> anyhow::Result<()> {
     let Some(messages @ Value::Array(_)) = variables.remove("messages") else {
         return Err(Usage(format!("{file}: `messages` is missing or not an array")).into());
     };
+    if let Some(at) = messages.as_array().and_then(|all| all.iter().position(|m| !m.is_object())) {
+        let message = &messages[at];
+        return Err(Usage(format!("{file}: messages[{at}] is {message}, not an object with role and content")).into());
+    }
     let tools = variables.remove("tools").filter(|t| !t.is_null());
+    if let Some(other) = tools.as_ref().filter(|t| !t.is_array()) {
+        return Err(Usage(format!("{file}: tools is {other}, not an array of tool definitions")).into());
+    }
     let add_generation_prompt = match variables.remove("add_generation_prompt") {
         None | Some(Value::Null) => true,
         Some(Value::Bool(b)) => b,
@@ -34,10 +43,8 @@ pub fn run(args: &TemplateArgs, context: &Context) -> anyhow::Result<()> {
 fn render(args: &TemplateArgs, conversation: &Conversation, context: &Context) -> anyhow::Result<String> {
     let name = args.model.as_str();
     if name.ends_with(".jinja") {
-        let source = std::fs::read_to_string(name).with_context(|| format!("{name}: cannot read"))?;
+        let source = read_file(Path::new(name), context)?;
         return Ok(conversation.render_with(name, &source, &args.bos, &args.eos)?);
     }
-    let model = ModelRef::parse(Some(name))?;
-    let store = if matches!(model, ModelRef::Hub(_)) { Some(context.store()?) } else { None };
-    Ok(Chat::new(Model::open_text(&model, store.as_ref())?)?.render(conversation)?)
+    Ok(Chat::new(context.open_text(Some(name))?)?.render(conversation)?)
 }

@@ -1,0 +1,109 @@
+//! Asking and answering, as `run` and `chat` share it: sampling from the command line, a stream of text, the figures.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
+
+use pelton::{Event, FinishReason, Finished, Llm, Model, Request, RequestHandle};
+use serde_json::{Value, json};
+
+use crate::Usage;
+use crate::args::SamplingArgs;
+use crate::progress::Progress;
+use crate::setup::Context;
+
+/// A request with the caller's sampling over the model's; says where the context cuts the answer short.
+pub(crate) fn build_request(
+    ids: Vec<u32>,
+    args: &SamplingArgs,
+    model: &Model,
+    llm: &Llm,
+    context: &Context,
+) -> anyhow::Result<Request> {
+    let room = llm.report().memory.context;
+    if ids.len() >= room {
+        let tokens = ids.len();
+        let hint = match model.files.config.max_context > room {
+            true => "shorten it or raise --context",
+            false => "shorten it, or choose a model with a longer context",
+        };
+        return Err(Usage(format!("the prompt has {tokens} tokens, the context holds {room}; {hint}")).into());
+    }
+    let vocab = model.files.config.vocab_size;
+    if let Some((id, _)) = args.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
+        return Err(Usage(format!("--logit-bias {id}: {} has the tokens 0 to {}", model.name, vocab - 1)).into());
+    }
+    let left = room - ids.len();
+    if let Some(n) = args.max_tokens.filter(|&n| n > left) {
+        context.note(&format!("the context of {room} leaves room for {left} tokens, not {n}"));
+    }
+    let max_tokens = args.max_tokens.unwrap_or(left).min(left);
+    let sampling = args.overrides().resolve(&model.files.generation);
+    let mut request = Request::new(ids, sampling, max_tokens);
+    request.stop = args.stop.clone();
+    Ok(request)
+}
+
+/// Hands out an answer's text as it comes. `None` where `interrupted` became true before its end.
+pub(crate) fn stream(
+    handle: &RequestHandle,
+    interrupted: &AtomicBool,
+    quiet: bool,
+    emit: &mut dyn FnMut(&str) -> std::io::Result<()>,
+) -> anyhow::Result<Option<Finished>> {
+    let mut waiting = Some(Progress::spinner("reading the prompt", quiet));
+    loop {
+        if interrupted.swap(false, Ordering::Relaxed) {
+            return Ok(None);
+        }
+        match handle.next_event_timeout(Duration::from_millis(50)) {
+            Ok(Event::Token { text, .. }) => {
+                waiting = None;
+                emit(&text)?;
+            }
+            Ok(Event::Finished(finished)) => {
+                drop(waiting);
+                emit(&finished.text)?;
+                return Ok(Some(finished));
+            }
+            Ok(Event::Failed(message)) => anyhow::bail!("{message}"),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                anyhow::bail!("the engine stopped before the answer was complete")
+            }
+        }
+    }
+}
+
+/// The performance line, with the reason where the answer was cut off.
+pub(crate) fn figures(finished: &Finished) -> String {
+    match finished.reason {
+        reason @ (FinishReason::Context | FinishReason::MaxTokens) => format!("{} ended by: {reason}", finished.timing),
+        _ => finished.timing.to_string(),
+    }
+}
+
+/// Why an answer ended, for programs.
+pub(crate) fn reason_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Eos => "end_of_text",
+        FinishReason::Stop(_) => "stop_string",
+        FinishReason::MaxTokens => "max_tokens",
+        FinishReason::Context => "context_full",
+        FinishReason::Cancelled => "cancelled",
+    }
+}
+
+/// The ledger, for programs.
+pub(crate) fn timing_json(finished: &Finished) -> Value {
+    let t = &finished.timing;
+    json!({
+        "prompt_tokens": t.prompt_tokens,
+        "cached_tokens": t.cached_tokens,
+        "tokens": t.tokens,
+        "first_token_ms": t.first_token.as_secs_f64() * 1e3,
+        "total_ms": t.total.as_secs_f64() * 1e3,
+        "tokens_per_s": t.tokens_per_s(),
+        "preemptions": t.preemptions,
+    })
+}
