@@ -3,6 +3,7 @@
 //! Invariant: no text can end its comment or docstring early, make a doc test of prose, or form an escape
 //! that the compiler reads inside comments.
 
+use super::fence::{Fences, Line, fence_len};
 use crate::item::Item;
 use crate::language::Language;
 
@@ -75,33 +76,48 @@ fn block_text(language: Language, doc: &str) -> String {
     }
 }
 
-/// Keeps rustdoc from making doc tests: indented prose and untagged fences would be compiled.
+/// Keeps rustdoc from making doc tests: indented prose and fences of Rust or of no language would be compiled.
 fn rust_text(doc: &str) -> String {
     let mut out = Vec::new();
-    let mut fenced = false;
+    let mut fences = Fences::default();
     for line in doc.lines() {
-        let text = line.trim_start();
-        let indent = line.len() - text.len();
-        if let Some(tag) = text.strip_prefix("```") {
-            let tag = tag.trim();
-            let safe = match tag {
-                _ if fenced => "",
-                "" => "text",
-                tag if tag.starts_with("rust") || tag.contains("should_panic") || tag.contains("no_run") => "ignore",
-                tag => tag,
-            };
-            out.push(format!("{}```{safe}", " ".repeat(indent.min(3))));
-            fenced = !fenced;
-        } else if fenced || indent < 4 {
-            out.push(line.to_owned());
-        } else {
-            out.push(format!("{}{text}", if indent < 8 { "  " } else { "   " }));
+        match fences.line(line) {
+            Line::Open(fence, tag) => out.push(format!("{fence}{}", rust_tag(tag))),
+            Line::Code(line) | Line::Close(line) => out.push(line.to_owned()),
+            Line::Text(line) => {
+                let text = line.trim_start();
+                let indent = line.len() - text.len();
+                // A fence behind the mark of a list or a quotation.
+                let inner = text.trim_start_matches(|c: char| c.is_ascii_digit() || " \t>*+-.)".contains(c));
+                if fence_len(inner) > 0 {
+                    out.push(format!("{}\\{inner}", &text[..text.len() - inner.len()]));
+                } else if indent < 4 {
+                    out.push(line.to_owned());
+                } else {
+                    out.push(format!("{}{text}", if indent < 8 { "  " } else { "   " }));
+                }
+            }
         }
     }
-    if fenced {
-        out.push("```".to_owned());
-    }
+    out.extend(fences.end());
     out.join("\n")
+}
+
+/// The tag of a fence such that rustdoc does not compile what it holds. (All words that rustdoc knows make a doc
+/// test, so only a plain name of a language may pass.)
+fn rust_tag(tag: &str) -> &str {
+    const RUSTDOC: [&str; 5] = ["should_panic", "no_run", "compile_fail", "test_harness", "custom"];
+    let word = tag.split_whitespace().next().unwrap_or_default();
+    let is_name = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "_+#-".contains(c));
+    let is_code = word.len() == 5 && word.starts_with('E') && word[1..].bytes().all(|b| b.is_ascii_digit());
+    let prefixes = ["rust", "ignore", "edition", "standalone"];
+    if RUSTDOC.contains(&word) || is_code || prefixes.iter().any(|p| word.starts_with(p)) {
+        "ignore"
+    } else if is_name && word == tag {
+        tag
+    } else {
+        "text"
+    }
 }
 
 /// Go's comments begin with the name of what they document.
@@ -200,12 +216,10 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 /// [`wrap`], where the first line has another width.
 fn wrap_after(text: &str, first_width: usize, other_width: usize) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
-    let mut fenced = false;
+    let mut fences = Fences::default();
     for line in text.lines() {
         let mut width = if out.is_empty() { first_width } else { other_width };
-        let is_fence = line.trim_start().starts_with("```");
-        fenced ^= is_fence;
-        if fenced || is_fence || line.chars().count() <= width {
+        if !matches!(fences.line(line), Line::Text(_)) || line.chars().count() <= width {
             out.push(line.to_owned());
             continue;
         }
@@ -271,6 +285,24 @@ mod tests {
         let doc = "Adds.\n\nArgs:\n    a: One.\n\n```\nadd(1)\n```\n```rust\nadd(2)";
         let expected = "/// Adds.\n///\n/// Args:\n///   a: One.\n///\n/// ```text\n/// add(1)\n/// ```\n/// ```ignore\n/// add(2)\n/// ```";
         assert_eq!(lines(Language::Rust, "f", doc, ""), expected);
+    }
+
+    #[test]
+    fn no_fence_becomes_a_doc_test() {
+        for (doc, expected) in [
+            ("~~~\nx\n~~~", "~~~text x ~~~"),
+            ("````rust\n```\n````", "````ignore ``` ````"),
+            ("```text,rust\nx\n```", "```text x ```"),
+            ("```E0308\nx\n```", "```ignore x ```"),
+            ("```edition2021\nx\n```", "```ignore x ```"),
+            ("```python\nx\n```", "```python x ```"),
+            ("- a\n  ```\nx\n  ```\nprose", "- a ```text x ``` prose"),
+            ("> ```\n> x", "> \\``` > x"),
+            ("1. ~~~\n   x", "1. \\~~~    x"),
+        ] {
+            let text = lines(Language::Rust, "f", doc, "");
+            assert_eq!(text.replace("/// ", "").replace('\n', " "), expected, "{doc}");
+        }
     }
 
     #[test]

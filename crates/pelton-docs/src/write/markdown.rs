@@ -179,15 +179,15 @@ impl Sink for Pages {
             existing: count(&|entry| entry.source == Source::Existing),
             empty: count(&|entry| entry.doc.is_none()),
         });
-        write_whole(&self.out.join(format!("{}.md", file.path)), &self.page(file, entries))?;
+        write_whole(&self.out, &format!("{}.md", file.path), &self.page(file, entries))?;
         Ok(Vec::new())
     }
 
     fn finish(&mut self, _: &Scan, summary: &Summary) -> Result<(), DocsError> {
         if !summary.skips.is_empty() {
-            write_whole(&self.out.join("skipped.md"), &skipped(&summary.skips))?;
+            write_whole(&self.out, "skipped.md", &skipped(&summary.skips))?;
         }
-        write_whole(&self.out.join("index.md"), &self.index(summary))
+        write_whole(&self.out, "index.md", &self.index(summary))
     }
 
     fn kept(&self) -> String {

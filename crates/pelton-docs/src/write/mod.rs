@@ -1,10 +1,12 @@
 //! The three outputs behind one trait: records, pages, a patch.
 //!
 //! Invariant: entries arrive in the order of the scan, and no reader ever sees half a file under its final
-//! name: files are written beside it and renamed.
+//! name: files are written beside it and renamed. Nothing is written through a symbolic link below the output:
+//! a project that is documented in place may bring a `docs-out` of its own.
 
 mod comment;
 mod diff;
+mod fence;
 mod jsonl;
 mod links;
 mod markdown;
@@ -12,7 +14,7 @@ mod page_text;
 mod patch;
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 pub(crate) use jsonl::JsonLines;
@@ -65,9 +67,7 @@ impl<'w> Stream<'w> {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(|error| DocsError::write(parent, error))?;
         }
-        let partial = partial(path);
-        let file = fs::File::create(&partial).map_err(|error| DocsError::write(&partial, error))?;
-        Ok(Self::File { path: path.to_owned(), file })
+        Ok(Self::File { path: path.to_owned(), file: create_partial(path)? })
     }
 
     /// Writes and hands on at once, so that a reader can follow.
@@ -106,12 +106,32 @@ fn partial(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Writes a whole file under its final name at once, with its folders.
-fn write_whole(path: &Path, text: &str) -> Result<(), DocsError> {
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(|error| DocsError::write(parent, error))?;
-    }
+/// A new, empty file under [`partial`]'s name. What lies there already is left over, or a link laid out by
+/// somebody else: it is removed, never written through.
+fn create_partial(path: &Path) -> Result<fs::File, DocsError> {
     let partial = partial(path);
-    fs::write(&partial, text).map_err(|error| DocsError::write(&partial, error))?;
-    fs::rename(&partial, path).map_err(|error| DocsError::write(path, error))
+    let outcome = match fs::remove_file(&partial) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::OpenOptions::new().write(true).create_new(true).open(&partial),
+    };
+    outcome.map_err(|error| DocsError::write(&partial, error))
+}
+
+/// Writes a whole file `name`, a relative path with `/`, below the folder `out` at once, with its folders.
+fn write_whole(out: &Path, name: &str, text: &str) -> Result<(), DocsError> {
+    let path = out.join(name);
+    let mut folder = out.to_owned();
+    for part in name.split('/').rev().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        folder.push(part);
+        if fs::symlink_metadata(&folder).is_ok_and(|metadata| metadata.is_symlink()) {
+            return Err(DocsError::Out {
+                path: folder,
+                reason: "is a symbolic link; remove it or choose another --out",
+            });
+        }
+    }
+    fs::create_dir_all(&folder).map_err(|error| DocsError::write(&folder, error))?;
+    let mut file = create_partial(&path)?;
+    file.write_all(text.as_bytes()).map_err(|error| DocsError::write(&partial(&path), error))?;
+    fs::rename(partial(&path), &path).map_err(|error| DocsError::write(&path, error))
 }

@@ -164,3 +164,29 @@ fn an_empty_folder_gives_an_empty_index() {
     assert_eq!(Scan::of(root.path()).expect("scans").files.len(), 0);
     assert_ne!(Source::Model, Source::Existing);
 }
+
+/// A project may come with an output folder of its own, full of links to where it must not write.
+#[cfg(unix)]
+#[test]
+fn nothing_is_written_through_a_link_of_the_project() {
+    use std::os::unix::fs::symlink;
+
+    let elsewhere = folder(&[("precious", "as it was")]);
+    let precious = elsewhere.path().join("precious");
+    let dir = folder(&[("a.rs", SOURCE), ("src/b.rs", SOURCE), ("docs-out/.keep", "")]);
+    let out = dir.path().join("docs-out");
+    for name in ["index.md", "index.md.partial", "a.rs.md.partial", "records.partial"] {
+        symlink(&precious, out.join(name)).expect("links");
+    }
+    let pages = DocsOptions { out: Some(out.clone()), ..options(dir.path(), Format::Markdown) };
+    run(&pages, &mut always("x"), &mut |_| {}).expect("it runs");
+    let records = DocsOptions { out: Some(out.join("records")), ..options(dir.path(), Format::Jsonl) };
+    run(&records, &mut always("x"), &mut |_| {}).expect("it runs");
+    assert_eq!(fs::read_to_string(&precious).expect("readable"), "as it was");
+    assert!(fs::read_to_string(out.join("index.md")).expect("readable").starts_with("# "));
+    fs::remove_dir_all(out.join("src")).expect("its page was there");
+    symlink(elsewhere.path(), out.join("src")).expect("links");
+    let error = run(&pages, &mut always("x"), &mut |_| {}).expect_err("a link is no folder");
+    assert!(error.to_string().contains("symbolic link"), "{error}");
+    assert!(!elsewhere.path().join("b.rs.md").exists());
+}
