@@ -72,8 +72,8 @@ fn check_layers() -> Result<usize, Vec<String>> {
         .args(["metadata", "--no-deps", "--format-version", "1"])
         .output()
         .map_err(|e| vec![format!("cannot run cargo metadata: {e}")])?;
-    let metadata: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| vec![format!("cargo metadata printed no JSON: {e}")])?;
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).map_err(|e| vec![format!("cargo metadata printed no JSON: {e}")])?;
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
     let edges: Vec<(String, String)> = packages.iter().flat_map(edges_of).collect();
     let mut problems = Vec::new();

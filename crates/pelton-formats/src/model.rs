@@ -113,6 +113,9 @@ pub enum SourceKind {
 
 /// Opens a `.gguf` file (any shard of a set opens the set), a Hugging Face folder, or a folder with one GGUF set.
 ///
+/// Files stay mapped while a tensor of theirs lives. Replace them by renaming, as the model store does: a file that
+/// another process truncates in place ends this one by SIGBUS at the next read past its end.
+///
 /// # Errors
 /// [`FormatError`], naming the file and what to do.
 pub fn open(path: &Path) -> Result<ModelFiles, FormatError> {

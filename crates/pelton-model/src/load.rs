@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use pelton_backend::{
-    Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, SharedBytes, Weight,
-};
+use pelton_backend::{Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, SharedBytes, Weight};
 use pelton_formats::{Activation, FormatError, ModelConfig, Tensor, Tensors};
 
 use crate::decoder::{Decoder, Ffn, Layer};
@@ -126,8 +124,7 @@ impl<B: Backend> Loader<'_, B> {
                 Ffn::Dense { gate_up, down: self.linear(&down, &[&down], &[c.hidden], c.ffn)? }
             }
         };
-        let attention =
-            Attention { heads, scale: c.attn_scale, softcap: c.attn_softcap, window: c.sliding_window[i] };
+        let attention = Attention { heads, scale: c.attn_scale, softcap: c.attn_softcap, window: c.sliding_window[i] };
         Ok(Layer { attn_norm, qkv, head_norms, attn_output, post_attn_norm, ffn_norm, ffn, post_ffn_norm, attention })
     }
 

@@ -11,13 +11,10 @@ use pelton_formats::{RopeConfig, RopeScaling};
 /// set of factors by it.
 pub fn resolve_rope(config: &RopeConfig, context: usize) -> Rope {
     let half = config.dim / 2;
-    let base: Vec<f32> =
-        (0..half).map(|i| 1.0 / config.theta.powf((2 * i) as f32 / config.dim as f32)).collect();
+    let base: Vec<f32> = (0..half).map(|i| 1.0 / config.theta.powf((2 * i) as f32 / config.dim as f32)).collect();
     match &config.scaling {
         RopeScaling::None => Rope { inv_freq: base, scale: 1.0 },
-        RopeScaling::Linear { factor } => {
-            Rope { inv_freq: base.iter().map(|f| f / factor).collect(), scale: 1.0 }
-        }
+        RopeScaling::Linear { factor } => Rope { inv_freq: base.iter().map(|f| f / factor).collect(), scale: 1.0 },
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
             let scaled = |&f: &f32| llama3(f, *factor, *low_freq_factor, *high_freq_factor, *original_context);
             Rope { inv_freq: base.iter().map(scaled).collect(), scale: 1.0 }
@@ -103,12 +100,8 @@ mod tests {
 
     #[test]
     fn llama3_keeps_fast_and_divides_slow_frequencies() {
-        let scaling = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_context: 128,
-        };
+        let scaling =
+            RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 128 };
         let plain = resolve_rope(&config(RopeScaling::None), 1024);
         let rope = resolve_rope(&config(scaling), 1024);
         assert_eq!(rope.inv_freq[0], plain.inv_freq[0]);

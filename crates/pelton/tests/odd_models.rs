@@ -221,18 +221,20 @@ fn odd_shapes_run_as_on_the_reference() {
     let isas: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
     for seed in 0..MODELS {
         let mut random = Random(seed);
-        let config = config(&mut random);
+        let mut config = config(&mut random);
         config.validate().unwrap();
         let whole = config.moe.as_ref().is_none_or(|m| m.n_experts_used == m.n_experts);
         // Where experts are chosen, a rounded activation may choose another: floats only.
         let quantized = whole && random.one_in(2);
+        // A norm right after a block of width 1 turns the rounding of its one value into a sign: no comparison.
+        config.post_norms &= !quantized;
         let types = if quantized { DType::ENCODABLE } else { &FLOATS };
         let tensors = tensors(&mut random, &config, types);
         let reference = logits(Reference, &config, &tensors, LONG);
         let isa = random.pick(&isas);
         let on_cpu = logits(cpu(isa, 2), &config, &tensors, LONG);
         // Activations of quantized layers are rounded to 8 bits.
-        let limit = if quantized { 0.1 } else { 1e-3 };
+        let limit = if quantized { 0.05 } else { 1e-3 };
         let far = distance(&reference, &on_cpu);
         assert!(far < limit, "seed {seed} on {isa}: {far} from the reference\n{config:?}");
         let chunk = random.pick(&[1, 7, PAGE_LEN]);

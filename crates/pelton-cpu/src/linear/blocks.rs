@@ -211,7 +211,8 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
                         }
                         unit::<F, S, M>(F::head::<S>(head), codes, x, acc);
                     }
-                    x = x.add(group);
+                    // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
+                    x = x.wrapping_add(group);
                 }
                 block = block.add(F::PANEL_BYTES);
             }

@@ -87,6 +87,9 @@ impl PackedLinear {
     ///
     /// # Errors
     /// [`BackendError::OutOfMemory`].
+    ///
+    /// # Panics
+    /// Where the parts are not equally wide.
     pub fn pack(spec: &LinearSpec, isa: Isa, pool: &Pool) -> Result<PackedLinear, BackendError> {
         PackedLinear::pack_with(spec, isa, pool, &|weight| kernels_for(weight.dtype(), isa)[0])
     }
@@ -101,6 +104,8 @@ impl PackedLinear {
         let mut segments = Vec::with_capacity(spec.parts.len());
         let mut first_col = 0;
         for weight in &spec.parts {
+            // `LinearSpec::new` saw to it, but its fields are open, and kernels walk `in_features` of every part.
+            assert_eq!(weight.cols(), spec.in_features(), "{weight:?} in {}", spec.name);
             let kernel = choose(weight);
             let (rows, panel_bytes) = (weight.rows(), (kernel.panel_bytes)(weight.dtype(), weight.cols()));
             let n_panels = rows.div_ceil(16);
@@ -153,8 +158,9 @@ impl PackedLinear {
     /// # Panics
     /// Where `x` or `out` is not `rows` rows long.
     pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], scratch: &mut LinearScratch, pool: &Pool) {
-        assert_eq!(x.len(), rows * self.in_features, "x is (rows, in_features)");
-        assert_eq!(out.len(), rows * self.out_features, "out is (rows, out_features)");
+        // Checked: the kernels trust these lengths, and a product that wraps around would pass.
+        assert_eq!(Some(x.len()), rows.checked_mul(self.in_features), "x is (rows, in_features)");
+        assert_eq!(Some(out.len()), rows.checked_mul(self.out_features), "out is (rows, out_features)");
         if rows == 0 {
             return;
         }

@@ -305,3 +305,22 @@ fn no_rows_are_no_work() {
     let linear = PackedLinear::pack(&spec(&weight), Isa::detect(), &pool).unwrap();
     assert!(forward(&linear, &[], 0, &pool).is_empty());
 }
+
+#[test]
+#[should_panic(expected = "x is (rows, in_features)")]
+fn rows_that_overflow_are_refused() {
+    let pool = Pool::new(1).unwrap();
+    let weight = weight(DType::F32, 16, 32, &mut Random(3));
+    let linear = PackedLinear::pack(&spec(&weight), Isa::Scalar, &pool).unwrap();
+    // So many rows of 32 wrap around to none.
+    linear.forward(&[], usize::MAX / 32 + 1, &mut [], &mut LinearScratch::new(), &pool);
+}
+
+#[test]
+#[should_panic(expected = "F32 16x32 (16, 32) F32 in odd")]
+fn parts_of_other_widths_are_refused() {
+    let mut random = Random(3);
+    let parts = vec![weight(DType::F32, 16, 64, &mut random), weight(DType::F32, 16, 32, &mut random)];
+    let spec = LinearSpec { name: "odd".into(), parts, bias: Vec::new() };
+    let _ = PackedLinear::pack(&spec, Isa::Scalar, &Pool::new(1).unwrap());
+}
