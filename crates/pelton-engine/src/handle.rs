@@ -1,9 +1,10 @@
 //! The thread that owns an engine, and the handle that others hold.
 //!
-//! Invariant: dropping a [`RequestHandle`] cancels its request within one step; dropping the last
-//! [`EngineHandle`] ends the thread.
+//! Invariants: dropping a [`RequestHandle`] cancels its request within one step; dropping the [`EngineHandle`] ends
+//! the thread; whoever still listens gets one last event, whatever becomes of the engine.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -61,13 +62,34 @@ struct Submit {
     listener: Listener,
 }
 
-/// Where a request's events go. Called on the engine's thread: it must not wait.
+/// Where a request's events go. Called on the engine's thread: it must not wait. Should it panic, its request is
+/// cancelled and it is not called again.
 pub type EventSink = Box<dyn FnMut(Event) + Send>;
 
-/// The engine's end of a request.
+/// The engine's end of a request. Dropped before its last event, as when the engine's thread panics, it says so.
 struct Listener {
     sink: EventSink,
     cancelled: Arc<AtomicBool>,
+    /// It has had its last event, or wants none any more.
+    ended: bool,
+}
+
+impl Listener {
+    /// Hands an event over; `false` where that was the last one.
+    fn tell(&mut self, event: Event) -> bool {
+        self.ended |= !matches!(event, Event::Token { .. });
+        // A listener's panic is its own affair: the other requests go on.
+        self.ended |= catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).is_err();
+        !self.ended
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.tell(Event::Failed(SubmitError::Stopped.to_string()));
+        }
+    }
 }
 
 /// Submits requests to an engine that runs on a thread of its own.
@@ -104,15 +126,18 @@ impl EngineHandle {
     }
 
     /// Queues a request whose events go to `sink`, for callers that listen to many requests at once. The request
-    /// is cancelled when the guard is dropped.
+    /// is cancelled when the guard is dropped; no event tells of that.
     ///
     /// # Errors
     /// [`SubmitError::Stopped`] where the engine has ended.
     pub fn submit_to(&self, request: Request, sink: EventSink) -> Result<CancelGuard, SubmitError> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let listener = Listener { sink, cancelled: cancelled.clone() };
-        let submit = self.submit.as_ref().ok_or(SubmitError::Stopped)?;
-        submit.send(Submit { request, listener }).map_err(|_| SubmitError::Stopped)?;
+        let listener = Listener { sink, cancelled: cancelled.clone(), ended: false };
+        let submit = self.submit.as_ref().expect("taken by drop alone");
+        submit.send(Submit { request, listener }).map_err(|mut refused| {
+            refused.0.listener.ended = true;
+            SubmitError::Stopped
+        })?;
         Ok(CancelGuard { cancelled })
     }
 }
@@ -139,13 +164,13 @@ impl<B: Backend> Owner<B> {
         let mut events = Vec::new();
         loop {
             if !self.admit() {
-                return;
+                return self.cancel_all();
             }
             self.drop_cancelled();
             if let Err(e) = self.engine.step(&mut events) {
                 let message = e.to_string();
                 for listener in self.listeners.values_mut() {
-                    (listener.sink)(Event::Failed(message.clone()));
+                    listener.tell(Event::Failed(message.clone()));
                 }
                 return;
             }
@@ -153,8 +178,7 @@ impl<B: Backend> Owner<B> {
         }
     }
 
-    /// Takes in what has arrived; waits where there is nothing else to do. `false` where nobody can submit any
-    /// more: what still runs has no listener that matters.
+    /// Takes in what has arrived; waits where there is nothing else to do. `false` where nobody can submit any more.
     fn admit(&mut self) -> bool {
         loop {
             let idle = !self.engine.has_work();
@@ -168,7 +192,7 @@ impl<B: Backend> Owner<B> {
                         self.listeners.insert(id, listener);
                     }
                     Err(e) => {
-                        (listener.sink)(Event::Failed(e.to_string()));
+                        listener.tell(Event::Failed(e.to_string()));
                     }
                 },
                 Err(TryRecvError::Empty) => return true,
@@ -183,22 +207,50 @@ impl<B: Backend> Owner<B> {
         self.listeners.retain(|&id, listener| {
             let cancelled = listener.cancelled.load(Ordering::Relaxed);
             if cancelled {
+                listener.ended = true;
                 engine.cancel(id);
             }
             !cancelled
         });
     }
 
+    /// Ends what still runs, and says so.
+    fn cancel_all(mut self) {
+        for (id, mut listener) in self.listeners.drain() {
+            if let Some(event) = self.engine.cancel(id) {
+                listener.tell(event);
+            }
+        }
+    }
+
     /// Sends events to their listeners.
     fn deliver(&mut self, events: &mut Vec<(RequestId, Event)>) {
         for (id, event) in events.drain(..) {
-            let last = !matches!(event, Event::Token { .. });
-            if let Some(listener) = self.listeners.get_mut(&id) {
-                (listener.sink)(event);
-            }
-            if last {
+            if self.listeners.get_mut(&id).is_some_and(|listener| !listener.tell(event)) {
                 self.listeners.remove(&id);
+                // Has ended already, but where the listener panicked.
+                self.engine.cancel(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_that_is_dropped_early_hears_of_it() {
+        let (sender, events) = channel();
+        let sink = Box::new(move |event| drop(sender.send(event)));
+        let listener = Listener { sink, cancelled: Arc::default(), ended: false };
+        // As when the engine's thread unwinds.
+        let _ = std::thread::spawn(move || {
+            let _listener = listener;
+            panic!("part of the test");
+        })
+        .join();
+        assert!(matches!(events.recv(), Ok(Event::Failed(message)) if message.contains("stopped")));
+        assert!(events.recv().is_err(), "one last event");
     }
 }

@@ -261,3 +261,37 @@ fn a_handle_streams_and_its_drop_cancels() {
     let refused: Vec<Event> = handle.submit(greedy(&[], 8)).unwrap().collect();
     assert!(matches!(&refused[..], [Event::Failed(message)] if message.contains("empty")));
 }
+
+#[test]
+fn whoever_listens_when_the_engine_goes_is_told() {
+    let handle = EngineHandle::spawn(engine(LIMITS)).unwrap();
+    let (sender, running) = std::sync::mpsc::channel();
+    // A listener that takes its time: the answer lasts seconds, the test does not.
+    let sink = Box::new(move |event| {
+        std::thread::sleep(Duration::from_millis(20));
+        drop(sender.send(event));
+    });
+    let _guard = handle.submit_to(greedy(&[5, 6, 7], 250), sink).unwrap();
+    assert!(matches!(running.recv_timeout(Duration::from_secs(60)), Ok(Event::Token { .. })));
+    let queued = handle.submit(greedy(&[8; 200], 50)).unwrap();
+    drop(handle);
+    for last in [running.into_iter().last(), queued.last()] {
+        assert!(matches!(&last, Some(Event::Finished(f)) if f.reason == FinishReason::Cancelled), "{last:?}");
+    }
+}
+
+#[test]
+fn a_listener_that_panics_takes_nobody_along() {
+    let handle = EngineHandle::spawn(engine(LIMITS)).unwrap();
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = calls.clone();
+    let sink = Box::new(move |_| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        panic!("part of the test");
+    });
+    let _guard = handle.submit_to(greedy(&[5, 6, 7], 100), sink).unwrap();
+    let other = handle.submit(greedy(&[5, 6, 7], 8)).unwrap();
+    assert!(matches!(other.last(), Some(Event::Finished(f)) if f.timing.tokens == 8));
+    drop(handle);
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 1);
+}
