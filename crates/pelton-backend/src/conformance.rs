@@ -1,4 +1,4 @@
-//! The conformance suite: every op of a backend, at awkward sizes, against [`Reference`](crate::Reference).
+//! The conformance suite: every op of a backend, at awkward sizes, against [`Reference`].
 //!
 //! **The rule.** For each output of each case, with the same inputs:
 //!
