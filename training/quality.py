@@ -40,7 +40,7 @@ with tempfile.TemporaryDirectory() as tmp:
         nll += float((np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(d)), d]).sum())
         tokens += len(d)
         answer = json.loads(pelton("run", "-m", MODEL, "-n", "120", "--json", "-", text=ask))
-        ended += answer["finish_reason"] == "end of text"
+        ended += answer["finish_reason"] == "end_of_text"
         a, b = words(answer["text"]), words(r["doc"])
         common = sum((collections.Counter(a) & collections.Counter(b)).values())
         f1.append(2 * common / (len(a) + len(b)) if a and b else 0.0)
