@@ -67,7 +67,7 @@ fn compute<B: Backend>(
         let need = bytes >> 20;
         return Err(Error::Usage(format!("logits of {} positions need {need} MiB; give fewer ids", ids.len())));
     }
-    let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, config.max_context, &mut |_| ())?;
+    let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, ids.len(), &mut |_| ())?;
     if rope_bf16 {
         decoder.set_rope(pelton_model::rounded_to_bf16(decoder.rope()));
     }

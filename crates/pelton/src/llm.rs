@@ -108,13 +108,14 @@ impl Llm {
         let needs = memory_needs(model, options)?;
         // Refuse before packing gigabytes, by the size of the files; the plan itself follows the packed bytes. The
         // files are mapped: the system may drop their pages, so only the packed weights count.
-        MemoryPlan::new(needs, available_memory())?;
-        let context = options.context.unwrap_or(needs.default_context);
-        let decoder = pelton_model::load(&mut backend, config, &model.files.tensors, context, progress)?;
+        let context = MemoryPlan::new(needs, available_memory())?.context;
+        let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, context, progress)?;
         let weight_bytes: usize = decoder.placements().iter().map(|p| p.bytes).sum();
         // What was free before packing: what is free now, and the packed weights.
         let free = available_memory().map(|now| now.saturating_add(weight_bytes as u64));
         let memory = MemoryPlan::new(MemoryNeeds { weight_bytes, ..needs }, free)?;
+        // LongRoPE chooses its factors by the context that will really run.
+        decoder.set_rope(pelton_model::resolve_rope(&config.rope, memory.context));
         let limits = EngineLimits {
             context: memory.context,
             n_pages: memory.n_pages,
