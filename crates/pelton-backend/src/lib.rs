@@ -7,6 +7,8 @@
 //! [`Reference`] is the truth: scalar, float64 sums, weights decoded by `pelton-quant`. The [`conformance`] suite
 //! runs every op of a backend against it at awkward sizes.
 
+#![forbid(unsafe_code)]
+
 mod batch;
 pub mod conformance;
 mod kv;
