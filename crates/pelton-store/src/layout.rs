@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::StoreError;
 use crate::digest::ContentHash;
@@ -99,9 +100,11 @@ impl RepoDir {
         }
         let path = self.refs().join(revision);
         make_parent(&path)?;
-        // Written aside and renamed, so that a reader never sees half a commit.
+        // Written aside and renamed, so that a reader never sees half a commit; under a name of its own, since other
+        // threads and processes may be writing the same ref.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
         let mut aside = path.clone().into_os_string();
-        aside.push(format!(".{}.tmp", std::process::id()));
+        aside.push(format!(".{}-{}.tmp", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed)));
         let aside = PathBuf::from(aside);
         let write = || File::create(&aside)?.write_all(commit.as_bytes());
         write().map_err(StoreError::io("write", &aside))?;
@@ -291,5 +294,26 @@ mod tests {
         fs::write(repo.refs().join("bad"), "../../../../etc").unwrap();
         assert_eq!(repo.commit_of("bad"), None, "a ref is only ever a commit");
         assert_eq!(fs::read_dir(repo.refs().join("refs/pr")).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn a_ref_may_be_written_by_many_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = RepoDir::new(folder.path(), "models--a--b");
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let (repo, start) = (&repo, &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for round in 0..50 {
+                        let commit = format!("{:040x}", writer * 100 + round);
+                        repo.write_ref("main", &commit).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(repo.commit_of("main").is_some());
+        assert_eq!(fs::read_dir(repo.refs()).unwrap().count(), 1, "nothing is left aside");
     }
 }
