@@ -151,6 +151,7 @@ impl Backend for Cpu {
             Isa::Avx2(token) if token.has_vnni() => "avx2-vnni",
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512-vnni",
+            Isa::Amx(_) => "avx512-vnni + amx",
         };
         let threads = self.threads();
         format!("cpu {isa}, {threads} thread{}", if threads == 1 { "" } else { "s" })

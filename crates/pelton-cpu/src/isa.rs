@@ -1,6 +1,6 @@
 //! What the machine's processor can do.
 //!
-//! Invariant: a token ([`Avx2`], [`Avx512`]) exists only where its instructions were detected, so whoever holds one
+//! Invariant: a token ([`Avx2`], [`Avx512`], [`Amx`]) exists only where its instructions were detected, so whoever holds one
 //! may call the functions compiled for it. Kernels are chosen by [`Isa`], which carries the token.
 
 use std::fmt;
@@ -49,6 +49,64 @@ impl Avx512 {
     }
 }
 
+/// Proof of AMX tiles with int8 and bf16 products, granted to this process by the system; implies [`Avx512`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Amx(Avx512);
+
+impl Amx {
+    /// The token, where the machine has AMX-TILE, AMX-INT8 and AMX-BF16, all that [`Avx512`] asks, and a system
+    /// (Linux 5.16 or later) that grants the tile registers. The grant holds for all threads of the process.
+    pub fn new() -> Option<Amx> {
+        let avx512 = Avx512::new()?;
+        (amx::exists() && amx::is_granted()).then_some(Amx(avx512))
+    }
+
+    /// The proof that it implies.
+    pub fn avx512(self) -> Avx512 {
+        self.0
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx {
+    use std::arch::x86_64::__cpuid_count;
+    use std::sync::LazyLock;
+
+    /// Whether the processor has AMX-BF16, AMX-TILE and AMX-INT8: CPUID leaf 7, EDX bits 22, 24 and 25.
+    pub(super) fn exists() -> bool {
+        const ALL: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+        __cpuid_count(7, 0).edx & ALL == ALL
+    }
+
+    /// Asks the system for the tile registers, once.
+    pub(super) fn is_granted() -> bool {
+        static GRANTED: LazyLock<bool> = LazyLock::new(|| {
+            const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+            const XFEATURE_XTILEDATA: libc::c_long = 18;
+            // SAFETY: this request takes two numbers and touches no memory of ours; where it is unknown it fails.
+            unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+        });
+        *GRANTED
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod amx {
+    pub(super) fn exists() -> bool {
+        false
+    }
+
+    pub(super) fn is_granted() -> bool {
+        false
+    }
+}
+
+impl fmt::Debug for Amx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Amx")
+    }
+}
+
 impl fmt::Debug for Avx2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Avx2")
@@ -70,6 +128,8 @@ pub enum Isa {
     Avx2(Avx2),
     /// 512-bit vectors with integer dot products.
     Avx512(Avx512),
+    /// 512-bit vectors, and tiles for many rows.
+    Amx(Amx),
 }
 
 /// A forced instruction set that is unknown or absent.
@@ -85,6 +145,9 @@ pub struct IsaError {
 impl Isa {
     /// The best that this machine has.
     pub fn detect() -> Isa {
+        if let Some(token) = Amx::new() {
+            return Isa::Amx(token);
+        }
         if let Some(token) = Avx512::new() {
             return Isa::Avx512(token);
         }
@@ -93,10 +156,11 @@ impl Isa {
 
     /// All that this machine has, weakest first.
     pub fn available() -> Vec<Isa> {
-        [Some(Isa::Scalar), Avx2::new().map(Isa::Avx2), Avx512::new().map(Isa::Avx512)].into_iter().flatten().collect()
+        let better = [Avx2::new().map(Isa::Avx2), Avx512::new().map(Isa::Avx512), Amx::new().map(Isa::Amx)];
+        std::iter::once(Isa::Scalar).chain(better.into_iter().flatten()).collect()
     }
 
-    /// The instruction set called `name` (`scalar`, `avx2`, `avx512`), so that nothing better is used.
+    /// The instruction set called `name` (`scalar`, `avx2`, `avx512`, `amx`), so that nothing better is used.
     ///
     /// # Errors
     /// [`IsaError`] where the name is unknown or the machine lacks it; names what would work.
@@ -114,6 +178,7 @@ impl Isa {
             Isa::Scalar => "scalar",
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512",
+            Isa::Amx(_) => "amx",
         }
     }
 }

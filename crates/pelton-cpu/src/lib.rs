@@ -12,6 +12,8 @@
 //! Invariants: a row of activations gives the same bits alone, in any batch and on any number of threads; linear
 //! layers give the same bits on every instruction set. Nothing here reads the environment or keeps global state.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod backend;
 mod bandwidth;
@@ -34,7 +36,7 @@ mod tensor;
 pub use backend::{Cpu, CpuError, CpuOptions, Prepared};
 pub use bandwidth::measure_read_bandwidth;
 pub use embed::Embedding;
-pub use isa::{Avx2, Avx512, Isa, IsaError};
+pub use isa::{Amx, Avx2, Avx512, Isa, IsaError};
 pub use kv::Kv;
 pub use linear::{LinearScratch, PackedLinear};
 pub use pool::Pool;

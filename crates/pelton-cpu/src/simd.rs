@@ -81,6 +81,8 @@ pub(crate) trait Kernel {
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Amx(token) => crate::simd_x86::run_avx512(token.avx512(), kernel),
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx512(token) => crate::simd_x86::run_avx512(token, kernel),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(token) => crate::simd_x86::run_avx2(token, kernel),

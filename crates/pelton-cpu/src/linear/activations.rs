@@ -84,7 +84,7 @@ impl LinearScratch {
                 Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the tokens prove the instructions.
-                Isa::Avx512(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
+                Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
                 _ => quantize_tile(x, g, blocks),
             }
         });

@@ -82,7 +82,7 @@ fn candidates(isa: Isa, all: &[(&'static str, Run)]) -> Vec<(&'static str, Run)>
         Isa::Scalar => &["scalar"],
         Isa::Avx2(token) if token.has_vnni() => &["avx-vnni", "avx2", "scalar"],
         Isa::Avx2(_) => &["avx2", "scalar"],
-        Isa::Avx512(_) => &["avx512-vnni", "avx512", "scalar"],
+        Isa::Avx512(_) | Isa::Amx(_) => &["avx512-vnni", "avx512", "scalar"],
     };
     wanted.iter().filter_map(|name| all.iter().find(|entry| entry.0 == *name).copied()).collect()
 }
@@ -130,7 +130,7 @@ fn float_kernels<E: Element>(dtype: DType, isa: Isa) -> Vec<Kernel> {
 fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
     let run: Run = match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512(_) => x86::generic_avx512,
+        Isa::Avx512(_) | Isa::Amx(_) => x86::generic_avx512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => x86::generic_avx2,
         _ => generic_scalar,
