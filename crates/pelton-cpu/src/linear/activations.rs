@@ -5,10 +5,12 @@
 //!
 //! ```text
 //! block formats:  tile │ unit 0: row 0, row 1, … row g-1 │ unit 1: row 0, … │ …       one ActBlock each
+//! superblocks:    tile │ block 0: row 0, row 1, … row g-1 │ block 1: row 0, … │ …     one ActSuper each
 //! float formats:  tile │ k = 0:  row 0, row 1, … row g-1 │ k = 1:  row 0, … │ …       one f32 each
 //! ```
 //!
-//! The recipe of a block of 32 values, the same on every instruction set:
+//! The recipe of a block of 32 values (of 256 for the formats whose superblocks have 256), the same on every
+//! instruction set:
 //!
 //! - `amax = max |x|`; where it is not finite: scale NaN, all codes 0, so that the row's outputs are NaN;
 //! - where `amax / 127` is below the smallest normal float: all zero;
@@ -22,6 +24,9 @@ use crate::pool::Pool;
 /// Values that share a scale.
 pub(super) const UNIT: usize = 32;
 
+/// Values that share a scale where a format has superblocks.
+pub(super) const SUPER: usize = 256;
+
 /// 32 activations as signed bytes, with what every format needs to know of them: one cache line.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
@@ -32,16 +37,60 @@ pub(super) struct ActBlock {
     pub(super) scale: f32,
     /// `-(sum of all codes)`.
     pub(super) neg_sum: i32,
-    /// `-(sum of the codes)` of each half.
-    pub(super) neg_half: [i32; 2],
     /// `scale * sum of all codes`.
     pub(super) scaled_sum: f32,
-    /// `scale * sum of the codes` of each half.
-    pub(super) scaled_half: [f32; 2],
 }
 
-const ZERO: ActBlock =
-    ActBlock { codes: [0; UNIT], scale: 0.0, neg_sum: 0, neg_half: [0; 2], scaled_sum: 0.0, scaled_half: [0.0; 2] };
+/// 256 activations as signed bytes that share a scale, for formats of superblocks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct ActSuper {
+    /// Codes, in -127..=127.
+    pub(super) codes: [i8; SUPER],
+    /// `-(sum of the codes)` of each 32.
+    pub(super) neg_32: [i32; 8],
+    /// `-(sum of the codes)` of each 16.
+    pub(super) neg_16: [i32; 16],
+    /// Sum of the codes of each 32.
+    pub(super) sum_32: [i16; 8],
+    /// Sum of the codes of each 16.
+    pub(super) sum_16: [i16; 16],
+    /// Value of code 1.
+    pub(super) scale: f32,
+}
+
+/// What a tile of quantized activations is made of.
+pub(super) trait Quantized: Copy + Send + 'static {
+    /// Values that share a scale.
+    const LEN: usize;
+    /// Of zeros.
+    const ZERO: Self;
+    /// Quantizes [`Quantized::LEN`] values.
+    fn quantize(x: &[f32], out: &mut Self);
+}
+
+impl Quantized for ActBlock {
+    const LEN: usize = UNIT;
+    const ZERO: ActBlock = ZERO;
+
+    #[inline(always)]
+    fn quantize(x: &[f32], out: &mut ActBlock) {
+        quantize_block(x.try_into().expect("a block of 32"), out);
+    }
+}
+
+impl Quantized for ActSuper {
+    const LEN: usize = SUPER;
+    const ZERO: ActSuper =
+        ActSuper { codes: [0; SUPER], neg_32: [0; 8], neg_16: [0; 16], sum_32: [0; 8], sum_16: [0; 16], scale: 0.0 };
+
+    #[inline(always)]
+    fn quantize(x: &[f32], out: &mut ActSuper) {
+        quantize_super(x.try_into().expect("a block of 256"), out);
+    }
+}
+
+const ZERO: ActBlock = ActBlock { codes: [0; UNIT], scale: 0.0, neg_sum: 0, scaled_sum: 0.0 };
 
 /// The tiles of `rows` rows: `(first row, rows in the tile)`.
 pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -58,6 +107,7 @@ pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 #[derive(Debug, Default)]
 pub struct LinearScratch {
     pub(super) blocks: Vec<ActBlock>,
+    pub(super) supers: Vec<ActSuper>,
     pub(super) floats: Vec<f32>,
 }
 
@@ -70,24 +120,14 @@ impl LinearScratch {
         LinearScratch::default()
     }
 
-    /// Quantizes `x`, `(rows, k)`, with `k` a multiple of [`UNIT`].
+    /// Quantizes `x`, `(rows, k)`, in blocks of 32.
     pub(super) fn quantize(&mut self, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
-        let k = x.len() / rows;
-        assert_eq!((x.len() % rows, k % UNIT), (0, 0), "rows are whole blocks of {UNIT}");
-        self.blocks.clear();
-        self.blocks.resize(x.len() / UNIT, ZERO);
-        for_each_tile(&mut self.blocks, k / UNIT, rows, pool, &|row, g, blocks| {
-            let x = &x[row * k..(row + g) * k];
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the tokens prove the instructions.
-                Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the tokens prove the instructions.
-                Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
-                _ => quantize_tile(x, g, blocks),
-            }
-        });
+        quantize_tiles(&mut self.blocks, x, rows, isa, pool);
+    }
+
+    /// Quantizes `x`, `(rows, k)`, in blocks of 256.
+    pub(super) fn quantize_supers(&mut self, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
+        quantize_tiles(&mut self.supers, x, rows, isa, pool);
     }
 
     /// Lays `x`, `(rows, k)`, out in tiles of floats.
@@ -138,13 +178,33 @@ impl<T> Shared<T> {
     }
 }
 
+/// Quantizes `x`, `(rows, k)`, with `k` a multiple of `Q::LEN`.
+fn quantize_tiles<Q: Quantized>(tiles: &mut Vec<Q>, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
+    let k = x.len() / rows;
+    assert_eq!((x.len() % rows, k % Q::LEN), (0, 0), "rows are whole blocks of {}", Q::LEN);
+    tiles.clear();
+    tiles.resize(x.len() / Q::LEN, Q::ZERO);
+    for_each_tile(tiles, k / Q::LEN, rows, pool, &|row, g, blocks| {
+        let x = &x[row * k..(row + g) * k];
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the tokens prove the instructions.
+            Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the tokens prove the instructions.
+            Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
+            _ => quantize_tile(x, g, blocks),
+        }
+    });
+}
+
 /// Quantizes a tile of `g` rows.
 #[inline(always)]
-fn quantize_tile(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
+fn quantize_tile<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
     let k = x.len() / g;
     for (r, x) in x.chunks_exact(k).enumerate() {
-        for (x, block) in x.as_chunks::<UNIT>().0.iter().zip(blocks[r..].iter_mut().step_by(g)) {
-            quantize_block(x, block);
+        for (x, block) in x.chunks_exact(Q::LEN).zip(blocks[r..].iter_mut().step_by(g)) {
+            Q::quantize(x, block);
         }
     }
 }
@@ -153,7 +213,7 @@ fn quantize_tile(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
 /// The machine must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn quantize_tile_avx2(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
+unsafe fn quantize_tile_avx2<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
     quantize_tile(x, g, blocks);
 }
 
@@ -161,8 +221,42 @@ unsafe fn quantize_tile_avx2(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
 /// The machine must have AVX-512 F, BW, DQ and VL.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
+unsafe fn quantize_tile_avx512<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
     quantize_tile(x, g, blocks);
+}
+
+/// Adding 1.5 * 2^23 leaves a value, rounded to an integer with ties to even, in the low bits.
+const MAGIC: f32 = 12_582_912.0;
+
+/// [`quantize_block`]'s recipe for 256 values.
+#[inline(always)]
+fn quantize_super(x: &[f32; SUPER], block: &mut ActSuper) {
+    let top = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max);
+    let amax = f32::from_bits(top);
+    let scale = amax / 127.0;
+    *block = ActSuper::ZERO;
+    if !amax.is_finite() {
+        block.scale = f32::NAN;
+        return;
+    }
+    if scale < f32::MIN_POSITIVE {
+        return;
+    }
+    let inverse = 127.0 / amax;
+    block.scale = scale;
+    for (i, x) in x.as_chunks::<16>().0.iter().enumerate() {
+        let mut codes = [0; 16];
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+        }
+        let sum = codes.iter().sum::<i32>();
+        (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
+        block.neg_32[i / 2] -= sum;
+        block.sum_32[i / 2] += sum as i16;
+        for (out, code) in block.codes[16 * i..16 * i + 16].iter_mut().zip(codes) {
+            *out = code as i8;
+        }
+    }
 }
 
 /// Plain loops without branches, which the compiler turns into vectors of whatever it compiles for. Nothing in them
@@ -174,7 +268,7 @@ fn quantize_block(x: &[f32; UNIT], block: &mut ActBlock) {
     let amax = f32::from_bits(top);
     let scale = amax / 127.0;
     if !amax.is_finite() {
-        *block = ActBlock { scale: f32::NAN, scaled_sum: f32::NAN, scaled_half: [f32::NAN; 2], ..ZERO };
+        *block = ActBlock { scale: f32::NAN, scaled_sum: f32::NAN, ..ZERO };
         return;
     }
     if scale < f32::MIN_POSITIVE {
@@ -182,23 +276,12 @@ fn quantize_block(x: &[f32; UNIT], block: &mut ActBlock) {
         return;
     }
     let inverse = 127.0 / amax;
-    // Adding 1.5 * 2^23 leaves the value, rounded to an integer with ties to even, in the low bits.
-    const MAGIC: f32 = 12_582_912.0;
     let mut codes = [0; UNIT];
     for (code, x) in codes.iter_mut().zip(x) {
         *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
     }
-    let (low, high) = codes.split_at(UNIT / 2);
-    let half = [low.iter().sum::<i32>(), high.iter().sum::<i32>()];
-    let sum = half[0] + half[1];
-    *block = ActBlock {
-        codes: codes.map(|c| c as i8),
-        scale,
-        neg_sum: -sum,
-        neg_half: half.map(|h| -h),
-        scaled_sum: scale * sum as f32,
-        scaled_half: half.map(|h| scale * h as f32),
-    };
+    let sum = codes.iter().sum::<i32>();
+    *block = ActBlock { codes: codes.map(|c| c as i8), scale, neg_sum: -sum, scaled_sum: scale * sum as f32 };
 }
 
 #[cfg(test)]
@@ -233,8 +316,26 @@ mod tests {
         let b = quantized(&x);
         assert_eq!(b.scale, 1.0);
         assert_eq!((b.codes[0], b.codes[1], b.codes[2], b.codes[20]), (-127, 2, 4, 40));
-        assert_eq!((b.neg_sum, b.neg_half), (81, [121, -40]));
-        assert_eq!((b.scaled_sum, b.scaled_half), (-81.0, [-121.0, 40.0]));
+        assert_eq!((b.neg_sum, b.scaled_sum), (81, -81.0));
+    }
+
+    #[test]
+    fn a_superblock_shares_a_scale_and_knows_its_sums() {
+        let mut x = [0.0; SUPER];
+        (x[0], x[17], x[40], x[255]) = (-127.0, 2.5, 3.5, 40.4);
+        let mut b = ActSuper::ZERO;
+        quantize_super(&x, &mut b);
+        assert_eq!(b.scale, 1.0);
+        assert_eq!((b.codes[0], b.codes[17], b.codes[40], b.codes[255]), (-127, 2, 4, 40));
+        assert_eq!((b.sum_16[0], b.sum_16[1], b.sum_16[2], b.sum_16[15]), (-127, 2, 4, 40));
+        assert_eq!((b.sum_32[0], b.sum_32[1], b.sum_32[7]), (-125, 4, 40));
+        assert!(b.sum_16.iter().zip(b.neg_16).all(|(&s, n)| i32::from(s) == -n));
+        assert!(b.sum_32.iter().zip(b.neg_32).all(|(&s, n)| i32::from(s) == -n));
+        x[3] = f32::NAN;
+        quantize_super(&x, &mut b);
+        assert!(b.scale.is_nan() && b.codes == [0; SUPER]);
+        quantize_super(&[f32::from_bits(1); SUPER], &mut b);
+        assert_eq!(b, ActSuper::ZERO);
     }
 
     #[test]
@@ -250,7 +351,7 @@ mod tests {
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             x[9] = bad;
             let b = quantized(&x);
-            assert!(b.scale.is_nan() && b.scaled_sum.is_nan() && b.scaled_half[0].is_nan());
+            assert!(b.scale.is_nan() && b.scaled_sum.is_nan());
             assert_eq!(b.codes, [0; UNIT]);
         }
     }

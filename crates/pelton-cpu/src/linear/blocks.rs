@@ -1,11 +1,9 @@
-//! The kernel of all block-quantized formats, once for every format and instruction set.
+//! The kernel of all formats of 32 elements a block, once for every format and instruction set.
 //!
-//! A *panel* is 16 output features, walked along the input in blocks of the file's format (32 or 256 features), each
-//! of them cut into units of 32:
+//! A *panel* is 16 output features, walked along the input in units of 32:
 //!
 //! ```text
-//! panel  │ block 0                                        │ block 1 │ …
-//! block  │ head: d of 16 rows (, dmin) │ unit 0 │ unit 1 │ …          (formats of 32 have no head, one unit)
+//! panel  │ unit 0 │ unit 1 │ …
 //! unit   │ codes of 16 rows, see codes.rs │ scales of 16 rows (, minima)
 //! ```
 //!
@@ -14,10 +12,9 @@
 //! ```text
 //! acc = 0
 //! for each unit:
-//!     for each part of the unit that has its own scale (1 of 32 or 2 of 16 features):
-//!         dot = sum of (code[n][k] - offset) * xcode[m][k]        exact, in i32
-//!         acc = fma(float(dot), scale[n] * xscale[m], acc)        scale[n] = d * sub-scale, exact in f32
-//!         acc = fma(min[n], xscale[m] * sum of xcode[m], acc)     formats with a minimum
+//!     dot = sum of (code[n][k] - offset) * xcode[m][k]            exact, in i32
+//!     acc = fma(float(dot), scale[n] * xscale[m], acc)
+//!     acc = fma(min[n], xscale[m] * sum of xcode[m], acc)         formats with a minimum
 //! out = acc + bias[n]
 //! ```
 //!
@@ -34,12 +31,12 @@
 
 #![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
 
-use super::activations::{ActBlock, tiles};
+use super::activations::{ActBlock, ActSuper, tiles};
 use super::codes::Codes;
 use super::lanes::Lanes;
 
 /// How far ahead of the multiplication the weights of `streams` panels are prefetched, in bytes.
-const fn ahead(streams: usize) -> usize {
+pub(super) const fn ahead(streams: usize) -> usize {
     if streams == 1 { 3072 } else { 1024 }
 }
 
@@ -47,51 +44,40 @@ const fn ahead(streams: usize) -> usize {
 pub(super) const STREAMS: usize = 4;
 
 /// A block-quantized format as panels hold it.
-pub(super) trait Format: 'static {
+pub(super) trait Packed: 'static {
     /// How the codes of a unit are stored.
     type Codes: Codes;
-    /// Bytes of a block in the file.
-    const FILE_BYTES: usize;
-    /// Units in a block.
-    const UNITS: usize;
-    /// Bytes of a block's head, for 16 rows.
-    const HEAD: usize;
-    /// Bytes of a unit's scales and minima, for 16 rows.
-    const SCALES: usize;
-    /// Parts of a unit with their own scale: 1 or 2.
-    const PARTS: usize;
     /// Codes stand for themselves minus `2^OFFSET_SHIFT`.
     const OFFSET_SHIFT: Option<u32>;
+    /// Bytes of a block in the file.
+    const FILE_BYTES: usize;
+    /// Bytes of a block of 16 rows in a panel.
+    const PANEL_BYTES: usize;
+
+    /// Puts one block of the file as row `row` of a block of a panel, which was all zero there.
+    fn put(file: &[u8], row: usize, panel: &mut [u8]);
+}
+
+/// A format of 32 elements a block: a block of a panel is a unit's codes, its scales, its minima.
+pub(super) trait Format: Packed {
     /// Whether there is a minimum to add.
     const HAS_MIN: bool;
 
-    /// Bytes of a block in a panel.
-    const PANEL_BYTES: usize = Self::HEAD + Self::UNITS * (Self::Codes::BYTES + Self::SCALES);
-
-    /// The head as floats: the scale of scales, the scale of minima.
+    /// The scales of a unit.
     ///
     /// # Safety
-    /// As [`Lanes`]; `p` points to a head.
-    unsafe fn head<S: Lanes>(p: *const u8) -> [S::F; 2];
+    /// As [`Lanes`]; `p` points behind the unit's codes.
+    unsafe fn scale<S: Lanes>(p: *const u8) -> S::F;
 
-    /// The scales of part `part` of a unit.
-    ///
-    /// # Safety
-    /// As [`Lanes`]; `p` points to the unit's scales.
-    unsafe fn scale<S: Lanes>(head: [S::F; 2], p: *const u8, part: usize) -> S::F;
-
-    /// The minima of part `part` of a unit, to be added.
+    /// The minima of a unit, to be added.
     ///
     /// # Safety
     /// As [`Format::scale`].
     #[inline(always)]
-    unsafe fn min<S: Lanes>(_head: [S::F; 2], _p: *const u8, _part: usize) -> S::F {
+    unsafe fn min<S: Lanes>(_p: *const u8) -> S::F {
         // SAFETY: the caller's.
         unsafe { S::splat(0.0) }
     }
-
-    /// Puts one block of the file as row `row` of a block of a panel, which was all zero there.
-    fn put(file: &[u8], row: usize, panel: &mut [u8]);
 }
 
 /// One task of a linear call: some panels times all activation rows.
@@ -106,8 +92,10 @@ pub(super) struct Panels<'a> {
     pub(super) k: usize,
     /// Activation rows.
     pub(super) rows: usize,
-    /// Activations of block formats, in tiles.
+    /// Activations of formats of 32 elements a block, in tiles.
     pub(super) blocks: &'a [ActBlock],
+    /// Activations of formats with superblocks, in tiles.
+    pub(super) supers: &'a [ActSuper],
     /// Activations of float formats, in tiles.
     pub(super) floats: &'a [f32],
     /// `(16 n_panels,)` or empty.
@@ -190,31 +178,27 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
     x: *const ActBlock,
     group: usize,
 ) {
-    let unit_bytes = F::Codes::BYTES + F::SCALES;
     let run = task.n_panels.div_ceil(P);
     for first in 0..run {
         // Panels `first`, `first + run`, … as far as there are; spelled out for the compiler that one is one: then
         // its accumulators stay in registers.
         let n = if P == 1 { 1 } else { (task.n_panels - first).div_ceil(run) };
-        // SAFETY: the caller's; `block` and `x` walk over exactly the panels and the group's blocks.
+        // SAFETY: the caller's; `codes` and `x` walk over exactly the panels and the group's blocks.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; P];
-            let mut block = task.weights.add(first * task.panel_bytes);
+            let mut codes = task.weights.add(first * task.panel_bytes);
             let mut x = x;
-            for _ in 0..task.k / (32 * F::UNITS) {
-                for u in 0..F::UNITS {
-                    for (j, acc) in acc[..n].iter_mut().enumerate() {
-                        let head = block.add(j * run * task.panel_bytes);
-                        let codes = head.add(F::HEAD + u * unit_bytes);
-                        for line in 0..unit_bytes.div_ceil(64) {
-                            S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
-                        }
-                        unit::<F, S, M>(F::head::<S>(head), codes, x, acc);
+            for _ in 0..task.k / 32 {
+                for (j, acc) in acc[..n].iter_mut().enumerate() {
+                    let codes = codes.add(j * run * task.panel_bytes);
+                    for line in 0..F::PANEL_BYTES.div_ceil(64) {
+                        S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
                     }
-                    // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
-                    x = x.wrapping_add(group);
+                    unit::<F, S, M>(codes, x, acc);
                 }
-                block = block.add(F::PANEL_BYTES);
+                // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
+                x = x.wrapping_add(group);
+                codes = codes.add(F::PANEL_BYTES);
             }
             for (j, acc) in acc[..n].iter().enumerate() {
                 for m in 0..M {
@@ -230,40 +214,47 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn unit<F: Format, S: Lanes, const M: usize>(
-    head: [S::F; 2],
-    codes: *const u8,
-    x: *const ActBlock,
-    acc: &mut [S::F; M],
-) {
+unsafe fn unit<F: Format, S: Lanes, const M: usize>(codes: *const u8, x: *const ActBlock, acc: &mut [S::F; M]) {
     // SAFETY: the caller's.
     unsafe {
+        let rows =
+            Rows { codes: (*x).codes.as_ptr(), neg_sums: &raw const (*x).neg_sum, stride: size_of::<ActBlock>() };
+        let sums = dots::<F, S, M, 0, 4>(codes, rows);
         let scales = codes.add(F::Codes::BYTES);
-        for part in 0..F::PARTS {
-            let sums = sums::<F, S, M>(codes, x, part);
-            let scale = F::scale::<S>(head, scales, part);
+        let scale = F::scale::<S>(scales);
+        for m in 0..M {
+            let x = &*x.add(m);
+            acc[m] = S::fma(S::to_f(sums[m]), S::mul(scale, S::splat(x.scale)), acc[m]);
+        }
+        if F::HAS_MIN {
+            let min = F::min::<S>(scales);
             for m in 0..M {
-                let x = &*x.add(m);
-                acc[m] = S::fma(S::to_f(sums[m]), S::mul(scale, S::splat(x.scale)), acc[m]);
-            }
-            if F::HAS_MIN {
-                let min = F::min::<S>(head, scales, part);
-                for m in 0..M {
-                    let x = &*x.add(m);
-                    let sum = if F::PARTS == 1 { x.scaled_sum } else { x.scaled_half[part] };
-                    acc[m] = S::fma(min, S::splat(sum), acc[m]);
-                }
+                acc[m] = S::fma(min, S::splat((*x.add(m)).scaled_sum), acc[m]);
             }
         }
     }
 }
 
-/// The exact integer dot products of one part of a unit with `M` rows.
+/// Rows of activations of one unit.
+#[derive(Clone, Copy)]
+pub(super) struct Rows {
+    /// 32 codes of the first row.
+    pub(super) codes: *const i8,
+    /// Minus the sum of those that are multiplied, of the first row.
+    pub(super) neg_sums: *const i32,
+    /// Bytes from a row to the next, of both.
+    pub(super) stride: usize,
+}
+
+/// The exact integer dot products of `M` rows with pairs of dwords `FROM..TO` of a unit.
 ///
 /// # Safety
-/// As [`tile`].
+/// As [`Lanes`]; `codes` points to a unit's codes, and `x` has `M` rows.
 #[inline(always)]
-unsafe fn sums<F: Format, S: Lanes, const M: usize>(codes: *const u8, x: *const ActBlock, part: usize) -> [S::I; M] {
+pub(super) unsafe fn dots<F: Packed, S: Lanes, const M: usize, const FROM: usize, const TO: usize>(
+    codes: *const u8,
+    x: Rows,
+) -> [S::I; M] {
     // SAFETY: the caller's.
     unsafe {
         let mut sums = [S::splat_i(0); M];
@@ -274,16 +265,13 @@ unsafe fn sums<F: Format, S: Lanes, const M: usize>(codes: *const u8, x: *const 
         };
         if let Some(shift) = shift {
             for m in 0..M {
-                let x = &*x.add(m);
-                let neg = if F::PARTS == 1 { x.neg_sum } else { x.neg_half[part] };
-                sums[m] = S::splat_i(neg << shift);
+                sums[m] = S::splat_i(*x.neg_sums.byte_add(m * x.stride) << shift);
             }
         }
-        let pairs = 4 / F::PARTS;
-        for t in part * pairs..(part + 1) * pairs {
+        for t in FROM..TO {
             let [a, b] = F::Codes::pair::<S>(codes, t);
             for m in 0..M {
-                let dwords = (*x.add(m)).codes.as_ptr().add(8 * t);
+                let dwords = x.codes.add(m * x.stride + 8 * t);
                 if F::Codes::WIDE {
                     sums[m] = S::dot_wide(S::dot_wide(sums[m], a, dwords), b, dwords.add(4));
                 } else {

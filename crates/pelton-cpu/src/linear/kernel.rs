@@ -5,18 +5,22 @@
 use pelton_backend::Weight;
 use pelton_quant::DType;
 
-use super::blocks::{self, Format, Panels};
+use super::blocks::{self, Format, Packed, Panels};
 use super::floats::{self, Element};
 use super::formats::*;
 use super::generic;
 use super::lanes::Scalar;
+use super::superblocks::{self, SuperFormat};
+use super::superformats::*;
 use crate::isa::Isa;
 
 /// What a kernel wants of the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Quantized blocks.
+    /// Quantized blocks of 32.
     Blocks,
+    /// Quantized blocks of 256.
+    Supers,
     /// Floats.
     Floats,
 }
@@ -62,13 +66,13 @@ pub(super) fn kernels_for(dtype: DType, isa: Isa) -> Vec<Kernel> {
         DType::Q5_0 => block_kernels::<Q5_0>(dtype, isa),
         DType::Q5_1 => block_kernels::<Q5_1>(dtype, isa),
         DType::Q8_0 => block_kernels::<Q8_0>(dtype, isa),
-        DType::Q2_K => block_kernels::<Q2K>(dtype, isa),
-        DType::Q3_K => block_kernels::<Q3K>(dtype, isa),
-        DType::Q4_K => block_kernels::<Q4K>(dtype, isa),
-        DType::Q5_K => block_kernels::<Q5K>(dtype, isa),
-        DType::Q6_K => block_kernels::<Q6K>(dtype, isa),
+        DType::Q2_K => super_kernels::<Q2K>(dtype, isa),
+        DType::Q3_K => super_kernels::<Q3K>(dtype, isa),
+        DType::Q4_K => super_kernels::<Q4K>(dtype, isa),
+        DType::Q5_K => super_kernels::<Q5K>(dtype, isa),
+        DType::Q6_K => super_kernels::<Q6K>(dtype, isa),
         DType::IQ4_NL => block_kernels::<Iq4Nl>(dtype, isa),
-        DType::IQ4_XS => block_kernels::<Iq4Xs>(dtype, isa),
+        DType::IQ4_XS => super_kernels::<Iq4Xs>(dtype, isa),
         DType::MXFP4 => block_kernels::<Mxfp4>(dtype, isa),
         _ => Vec::new(),
     };
@@ -101,6 +105,27 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         name,
         dtype,
         input: Input::Blocks,
+        panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
+        pack: pack_blocks::<F>,
+        run,
+    };
+    candidates(isa, &entries).into_iter().map(of).collect()
+}
+
+fn super_kernels<F: SuperFormat>(dtype: DType, isa: Isa) -> Vec<Kernel> {
+    let entries: [(&'static str, Run); _] = [
+        #[cfg(target_arch = "x86_64")]
+        ("avx512-vnni", x86::supers_avx512::<F>),
+        #[cfg(target_arch = "x86_64")]
+        ("avx-vnni", x86::supers_avx_vnni::<F>),
+        #[cfg(target_arch = "x86_64")]
+        ("avx2", x86::supers_avx2::<F>),
+        ("scalar", supers_scalar::<F>),
+    ];
+    let of = |(name, run)| Kernel {
+        name,
+        dtype,
+        input: Input::Supers,
         panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
         pack: pack_blocks::<F>,
         run,
@@ -150,7 +175,7 @@ fn rows_of(weight: &Weight, i: usize) -> impl Iterator<Item = (usize, &[u8])> {
     weight.row_range(rows).chunks_exact(weight.row_bytes()).enumerate()
 }
 
-fn pack_blocks<F: Format>(weight: &Weight, panel: usize, out: &mut [u8]) {
+fn pack_blocks<F: Packed>(weight: &Weight, panel: usize, out: &mut [u8]) {
     for (row, file) in rows_of(weight, panel) {
         for (file, out) in file.chunks_exact(F::FILE_BYTES).zip(out.chunks_exact_mut(F::PANEL_BYTES)) {
             F::put(file, row, out);
@@ -171,6 +196,13 @@ fn pack_floats<E: Element>(weight: &Weight, panel: usize, out: &mut [u8]) {
 unsafe fn blocks_scalar<F: Format>(task: &Panels<'_>, _: DType) {
     // SAFETY: the caller's.
     unsafe { blocks::run::<F, Scalar>(task) }
+}
+
+/// # Safety
+/// As [`Kernel::run`].
+unsafe fn supers_scalar<F: SuperFormat>(task: &Panels<'_>, _: DType) {
+    // SAFETY: the caller's.
+    unsafe { superblocks::run::<F, Scalar>(task) }
 }
 
 /// # Safety
@@ -215,6 +247,30 @@ mod x86 {
     pub(super) unsafe fn blocks_avx2<F: Format>(task: &Panels<'_>, _: DType) {
         // SAFETY: the caller's.
         unsafe { blocks::run::<F, Ymm<Maddubs>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(super) unsafe fn supers_avx512<F: SuperFormat>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { superblocks::run::<F, Zmm>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+    pub(super) unsafe fn supers_avx_vnni<F: SuperFormat>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { superblocks::run::<F, Ymm<VexVnni>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn supers_avx2<F: SuperFormat>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { superblocks::run::<F, Ymm<Maddubs>>(task) }
     }
 
     /// # Safety

@@ -39,6 +39,10 @@ pub(super) trait Lanes: 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Nearest float.
     unsafe fn to_f(v: Self::I) -> Self::F;
+    /// `acc + a * b`, exact.
+    unsafe fn mul_add_i(a: Self::I, b: Self::I, acc: Self::I) -> Self::I;
+    /// `acc + w[0] * x[0] + w[1] * x[1]` in each lane, exact; `w` is pairs of i16 and `x` points to one pair.
+    unsafe fn dot_pair(acc: Self::I, w: Self::I, x: *const i16) -> Self::I;
 
     /// 16 f32, 64 bytes.
     unsafe fn load(p: *const u8) -> Self::F;
@@ -46,14 +50,18 @@ pub(super) trait Lanes: 'static {
     unsafe fn load_f16(p: *const u8) -> Self::F;
     /// 16 bfloat16, 32 bytes.
     unsafe fn load_bf16(p: *const u8) -> Self::F;
-    /// 16 bytes as floats.
-    unsafe fn load_u8(p: *const u8) -> Self::F;
-    /// 16 signed bytes as floats.
-    unsafe fn load_i8(p: *const u8) -> Self::F;
-    /// The low nibbles of 16 bytes as floats.
-    unsafe fn load_low_nibbles(p: *const u8) -> Self::F;
-    /// The high nibbles of 16 bytes as floats.
-    unsafe fn load_high_nibbles(p: *const u8) -> Self::F;
+    /// 16 bytes as integers.
+    unsafe fn load_u8(p: *const u8) -> Self::I;
+    /// 16 signed bytes as integers.
+    unsafe fn load_i8(p: *const u8) -> Self::I;
+    /// The low nibbles of 16 bytes as integers.
+    unsafe fn load_low_nibbles(p: *const u8) -> Self::I;
+    /// The high nibbles of 16 bytes as integers.
+    unsafe fn load_high_nibbles(p: *const u8) -> Self::I;
+    /// 16 pairs of bytes (32 bytes) as pairs of i16.
+    unsafe fn load_u8_pairs(p: *const u8) -> Self::I;
+    /// The two nibbles of each of 16 bytes as pairs of i16, the low one first.
+    unsafe fn load_nibble_pairs(p: *const u8) -> Self::I;
     /// `2^(e - 128)` of 16 bytes e, denormals included.
     unsafe fn load_half_powers(p: *const u8) -> Self::F;
     /// 16 f32 to 64 bytes.
@@ -133,6 +141,16 @@ impl Lanes for Scalar {
         each(|i| v[i] as f32)
     }
     #[inline(always)]
+    unsafe fn mul_add_i(a: [i32; 16], b: [i32; 16], acc: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| acc[i] + a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn dot_pair(acc: [i32; 16], w: [i32; 16], x: *const i16) -> [i32; 16] {
+        // SAFETY: the caller's.
+        let [x0, x1] = unsafe { x.cast::<[i16; 2]>().read_unaligned() }.map(i32::from);
+        std::array::from_fn(|i| acc[i] + i32::from(w[i] as i16) * x0 + (w[i] >> 16) * x1)
+    }
+    #[inline(always)]
     unsafe fn load(p: *const u8) -> [f32; 16] {
         // SAFETY: the caller's.
         let b = unsafe { bytes::<64>(p) };
@@ -151,28 +169,35 @@ impl Lanes for Scalar {
         each(|i| bf16::from_le_bytes([b[2 * i], b[2 * i + 1]]).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> [f32; 16] {
+    unsafe fn load_u8(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
-        let b = unsafe { bytes::<16>(p) };
-        each(|i| f32::from(b[i]))
+        unsafe { bytes::<16>(p) }.map(i32::from)
     }
     #[inline(always)]
-    unsafe fn load_i8(p: *const u8) -> [f32; 16] {
+    unsafe fn load_i8(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
-        let b = unsafe { bytes::<16>(p) };
-        each(|i| f32::from(b[i] as i8))
+        unsafe { bytes::<16>(p) }.map(|b| i32::from(b as i8))
     }
     #[inline(always)]
-    unsafe fn load_low_nibbles(p: *const u8) -> [f32; 16] {
+    unsafe fn load_low_nibbles(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
-        let b = unsafe { bytes::<16>(p) };
-        each(|i| f32::from(b[i] & 15))
+        unsafe { bytes::<16>(p) }.map(|b| i32::from(b & 15))
     }
     #[inline(always)]
-    unsafe fn load_high_nibbles(p: *const u8) -> [f32; 16] {
+    unsafe fn load_high_nibbles(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
-        let b = unsafe { bytes::<16>(p) };
-        each(|i| f32::from(b[i] >> 4))
+        unsafe { bytes::<16>(p) }.map(|b| i32::from(b >> 4))
+    }
+    #[inline(always)]
+    unsafe fn load_u8_pairs(p: *const u8) -> [i32; 16] {
+        // SAFETY: the caller's.
+        let b = unsafe { bytes::<32>(p) };
+        std::array::from_fn(|i| i32::from(b[2 * i]) | i32::from(b[2 * i + 1]) << 16)
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(p: *const u8) -> [i32; 16] {
+        // SAFETY: the caller's.
+        unsafe { bytes::<16>(p) }.map(|b| i32::from(b & 15) | i32::from(b >> 4) << 16)
     }
     #[inline(always)]
     unsafe fn load_half_powers(p: *const u8) -> [f32; 16] {

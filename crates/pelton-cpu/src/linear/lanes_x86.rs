@@ -112,6 +112,17 @@ impl<D: Dot> Lanes for Ymm<D> {
         pair!(i => _mm256_cvtepi32_ps(v[i]))
     }
     #[inline(always)]
+    unsafe fn mul_add_i(a: Self::I, b: Self::I, acc: Self::I) -> Self::I {
+        pair!(i => _mm256_add_epi32(acc[i], _mm256_mullo_epi32(a[i], b[i])))
+    }
+    #[inline(always)]
+    unsafe fn dot_pair(acc: Self::I, w: Self::I, x: *const i16) -> Self::I {
+        pair!(i => {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            _mm256_add_epi32(acc[i], _mm256_madd_epi16(w[i], x))
+        })
+    }
+    #[inline(always)]
     unsafe fn load(p: *const u8) -> Self::F {
         pair!(i => _mm256_loadu_ps(p.add(32 * i).cast()))
     }
@@ -127,25 +138,34 @@ impl<D: Dot> Lanes for Ymm<D> {
         })
     }
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> Self::F {
-        pair!(i => _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()))))
+    unsafe fn load_u8(p: *const u8) -> Self::I {
+        pair!(i => _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast())))
     }
     #[inline(always)]
-    unsafe fn load_i8(p: *const u8) -> Self::F {
-        pair!(i => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()))))
+    unsafe fn load_i8(p: *const u8) -> Self::I {
+        pair!(i => _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8 * i).cast())))
     }
     #[inline(always)]
-    unsafe fn load_low_nibbles(p: *const u8) -> Self::F {
+    unsafe fn load_low_nibbles(p: *const u8) -> Self::I {
         pair!(i => {
             let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()));
-            _mm256_cvtepi32_ps(_mm256_and_si256(wide, _mm256_set1_epi32(15)))
+            _mm256_and_si256(wide, _mm256_set1_epi32(15))
         })
     }
     #[inline(always)]
-    unsafe fn load_high_nibbles(p: *const u8) -> Self::F {
+    unsafe fn load_high_nibbles(p: *const u8) -> Self::I {
+        pair!(i => _mm256_srli_epi32::<4>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()))))
+    }
+    #[inline(always)]
+    unsafe fn load_u8_pairs(p: *const u8) -> Self::I {
+        pair!(i => _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(16 * i).cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(p: *const u8) -> Self::I {
         pair!(i => {
             let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()));
-            _mm256_cvtepi32_ps(_mm256_srli_epi32::<4>(wide))
+            let both = _mm256_or_si256(wide, _mm256_slli_epi32::<12>(wide));
+            _mm256_and_si256(both, _mm256_set1_epi32(0x000f_000f))
         })
     }
     #[inline(always)]
@@ -253,6 +273,14 @@ impl Lanes for Zmm {
         isa!(_mm512_cvtepi32_ps(v))
     }
     #[inline(always)]
+    unsafe fn mul_add_i(a: __m512i, b: __m512i, acc: __m512i) -> __m512i {
+        isa!(_mm512_add_epi32(acc, _mm512_mullo_epi32(a, b)))
+    }
+    #[inline(always)]
+    unsafe fn dot_pair(acc: __m512i, w: __m512i, x: *const i16) -> __m512i {
+        isa!(_mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())))
+    }
+    #[inline(always)]
     unsafe fn load(p: *const u8) -> __m512 {
         isa!(_mm512_loadu_ps(p.cast()))
     }
@@ -268,23 +296,32 @@ impl Lanes for Zmm {
         })
     }
     #[inline(always)]
-    unsafe fn load_u8(p: *const u8) -> __m512 {
-        isa!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))))
+    unsafe fn load_u8(p: *const u8) -> __m512i {
+        isa!(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))
     }
     #[inline(always)]
-    unsafe fn load_i8(p: *const u8) -> __m512 {
-        isa!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))))
+    unsafe fn load_i8(p: *const u8) -> __m512i {
+        isa!(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())))
     }
     #[inline(always)]
-    unsafe fn load_low_nibbles(p: *const u8) -> __m512 {
+    unsafe fn load_low_nibbles(p: *const u8) -> __m512i {
+        isa!(_mm512_and_si512(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())), _mm512_set1_epi32(15)))
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(p: *const u8) -> __m512i {
+        isa!(_mm512_srli_epi32::<4>(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))))
+    }
+    #[inline(always)]
+    unsafe fn load_u8_pairs(p: *const u8) -> __m512i {
+        isa!(_mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_nibble_pairs(p: *const u8) -> __m512i {
         isa!({
             let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            _mm512_cvtepi32_ps(_mm512_and_si512(wide, _mm512_set1_epi32(15)))
+            let both = _mm512_or_si512(wide, _mm512_slli_epi32::<12>(wide));
+            _mm512_and_si512(both, _mm512_set1_epi32(0x000f_000f))
         })
-    }
-    #[inline(always)]
-    unsafe fn load_high_nibbles(p: *const u8) -> __m512 {
-        isa!(_mm512_cvtepi32_ps(_mm512_srli_epi32::<4>(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())))))
     }
     #[inline(always)]
     unsafe fn load_half_powers(p: *const u8) -> __m512 {

@@ -24,6 +24,8 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 pub(crate) mod memory;
+mod superblocks;
+mod superformats;
 #[cfg(test)]
 mod tests;
 
@@ -168,6 +170,9 @@ impl PackedLinear {
         if wants(Input::Blocks) {
             scratch.quantize(x, rows, self.isa, pool);
         }
+        if wants(Input::Supers) {
+            scratch.quantize_supers(x, rows, self.isa, pool);
+        }
         // A single row is its own interleaving.
         if wants(Input::Floats) && rows > 1 {
             scratch.interleave(x, rows, pool);
@@ -184,7 +189,8 @@ impl PackedLinear {
                     let per_task = segment.panels_per_task(threads);
                     let first = task * per_task;
                     let n = per_task.min(segment.n_panels() - first);
-                    let activations = Activations { rows, k: self.in_features, blocks: &scratch.blocks, floats };
+                    let (blocks, supers) = (&scratch.blocks, &scratch.supers);
+                    let activations = Activations { rows, k: self.in_features, blocks, supers, floats };
                     // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
                     unsafe { segment.run(first, n, &activations, out.get(), self.out_features) };
                     return;
@@ -200,6 +206,7 @@ struct Activations<'a> {
     rows: usize,
     k: usize,
     blocks: &'a [activations::ActBlock],
+    supers: &'a [activations::ActSuper],
     floats: &'a [f32],
 }
 
@@ -220,6 +227,7 @@ impl Segment {
             k: x.k,
             rows: x.rows,
             blocks: x.blocks,
+            supers: x.supers,
             floats: x.floats,
             bias,
             out,
