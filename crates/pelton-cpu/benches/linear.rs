@@ -1,10 +1,10 @@
 //! Speed of the linear kernels beside the machine's read bandwidth.
 //!
-//! `cargo bench -p pelton-cpu --bench linear -- [isa=avx512] [types=Q4_K,Q6_K] [threads=2]`
+//! `cargo bench -p pelton-cpu --bench linear -- [isa=avx512] [types=Q4_K,Q6_K] [threads=2] [rows=16,512]`
 //!
 //! With one row (decoding) the weights' bytes are the limit: GB/s, and in percent of a plain streaming read that is
 //! measured just before. So that no weight stays in a cache, copies of the matrix are walked until they exceed
-//! [`STREAM`] bytes. Few rows should cost little more: the time of 2, 4 and 8 in units of one row's. With many the
+//! [`STREAM`] bytes. Few rows should cost little more: the time of 2 to 32 in units of one row's. With many the
 //! arithmetic is the limit: GFLOP/s, a multiplication and an addition being two.
 
 use std::sync::Arc;
@@ -60,16 +60,18 @@ fn bench(dtype: DType, isa: Isa, (k, n): (usize, usize), pool: &Pool) {
     let read = measure_read_bandwidth(pool, STREAM);
     let flops = |rows: usize, seconds: f64| (2 * rows * k * n) as f64 / seconds / 1e9;
     let one = seconds(&copies, 1, 8, pool);
-    let few = [2, 4, 8].map(|rows| seconds(&copies, rows, 4, pool) / one);
+    let few = [2, 4, 8, 16, 32].map(|rows| seconds(&copies, rows, 4, pool) / one);
     let many = [64, 512].map(|rows| flops(rows, seconds(&copies[..1], rows, 5, pool)));
     let gb = bytes as f64 / one / 1e9;
     println!(
-        "| {k}x{n} | {dtype} | {} | {gb:.1} | {read:.1} | {:.0}% | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {pack:.1} |",
+        "| {k}x{n} | {dtype} | {} | {gb:.1} | {read:.1} | {:.0}% | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {pack:.1} |",
         copies[0].placement()[0].kernel,
         100.0 * gb / read,
         few[0],
         few[1],
         few[2],
+        few[3],
+        few[4],
         many[0],
         many[1],
     );
@@ -89,6 +91,21 @@ fn dispatch_us(pool: &Pool) -> f64 {
     times[times.len() / 2]
 }
 
+/// GFLOP/s at chosen numbers of rows, for profiles.
+fn bench_rows(dtype: DType, isa: Isa, (k, n): (usize, usize), rows: &[usize], pool: &Pool) {
+    if k % dtype.block_len() != 0 {
+        return;
+    }
+    let spec = LinearSpec::new("bench", vec![weight(dtype, k, n)], Vec::new()).expect("one part");
+    let linear = [PackedLinear::pack(&spec, isa, pool).expect("memory")];
+    for &rows in rows {
+        let rounds = (2_000_000_000_000 / (2 * rows * k * n)).clamp(3, 1000);
+        let seconds = seconds(&linear, rows, rounds, pool);
+        let gflops = (2 * rows * k * n) as f64 / seconds / 1e9;
+        println!("| {k}x{n} | {dtype} | {isa} | {rows} rows | {gflops:.0} GFLOP/s | {:.1} us |", seconds * 1e6);
+    }
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let option = |name: &str| args.iter().find_map(|a| a.strip_prefix(name)?.strip_prefix('='));
@@ -98,9 +115,21 @@ fn main() {
         Some(name) => vec![Isa::best_at_most(name).expect("an available instruction set")],
         None => Isa::available().into_iter().rev().filter(|isa| *isa != Isa::Scalar).collect(),
     };
+    if let Some(rows) = option("rows") {
+        let rows: Vec<usize> = rows.split(',').map(|r| r.parse().expect("a number of rows")).collect();
+        for shape in SHAPES {
+            for name in option("types").unwrap_or(TYPES).split(',') {
+                let dtype = DType::from_name(name).expect("the name of a type");
+                isas.iter().for_each(|&isa| bench_rows(dtype, isa, shape, &rows, &pool));
+            }
+        }
+        return;
+    }
     println!("{threads} threads, an empty run of the pool takes {:.2} us", dispatch_us(&pool));
-    println!("| in x out | type | kernel | GB/s | read | share | M=2 | 4 | 8 | GFLOP/s M=64 | 512 | pack GB/s |");
-    println!("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!(
+        "| in x out | type | kernel | GB/s | read | share | M=2 | 4 | 8 | 16 | 32 | GFLOP/s M=64 | 512 | pack GB/s |"
+    );
+    println!("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for shape in SHAPES {
         for name in option("types").unwrap_or(TYPES).split(',') {
             let dtype = DType::from_name(name).expect("the name of a type");

@@ -72,3 +72,413 @@ impl Drop for Tiles {
         unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
     }
 }
+
+/// All registers as full tiles: 16 rows of 64 bytes.
+pub(crate) static FULL_TILES: TileShapes = TileShapes::new([(16, 64); 8]);
+
+/// A loop of products of tiles and nothing else, to measure the processor's ceiling: each round is four products with
+/// an accumulator each, of two tiles by two. `$product` names the instruction.
+macro_rules! spin {
+    ($name:ident, $product:literal) => {
+        #[doc = concat!("Four `", $product, "` a round; `rounds` is at least 1.")]
+        #[inline(never)]
+        pub(crate) fn $name(_: &Tiles, rounds: u64) {
+            assert!(rounds > 0);
+            // SAFETY: the tiles are configured, all registers alike, so their shapes fit; they are zeroed before they
+            // are read, and no memory is touched.
+            unsafe {
+                asm!(
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                    "2:",
+                    concat!($product, " tmm0, tmm4, tmm6"),
+                    concat!($product, " tmm1, tmm4, tmm7"),
+                    concat!($product, " tmm2, tmm5, tmm6"),
+                    concat!($product, " tmm3, tmm5, tmm7"),
+                    "dec {rounds}",
+                    "jnz 2b",
+                    rounds = inout(reg) rounds => _,
+                    options(nostack, nomem),
+                )
+            }
+        }
+    };
+}
+
+spin!(spin_int8, "tdpbssd");
+spin!(spin_bf16, "tdpbf16ps");
+
+/// Bytes of a whole tile.
+pub(crate) const WHOLE_TILE: usize = 1024;
+
+/// Bytes of 16 rows of 32 activations, and of 8 dwords of 16 output features.
+pub(crate) const HALF_TILE: usize = 512;
+
+/// Shapes of half-deep products: 4 tiles of sums, 2 of activations, 2 of weights.
+pub(crate) static HALF_SHAPES: TileShapes =
+    TileShapes::new([(16, 64), (16, 64), (16, 64), (16, 64), (16, 32), (16, 32), (8, 64), (8, 64)]);
+
+/// Shapes of 8 whole tiles.
+pub(crate) static WHOLE_SHAPES: TileShapes = TileShapes::new([(16, 64); 8]);
+
+/// Half-deep products of signed bytes, each with its own sums: for each of `pairs` pairs of units,
+/// `out[u] (16, 16) = a[u] (16 rows, 32 bytes) * b[u] (8 dwords, 16 features)`.
+///
+/// # Safety
+/// `a` and `b` point to `2 * pairs` tiles of [`HALF_TILE`] bytes, `out` to as many of 256 writable i32; `pairs` is
+/// not 0; `tiles` are [`HALF_SHAPES`].
+#[inline(always)]
+pub(crate) unsafe fn unit_products(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32, pairs: usize) {
+    // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            "tilezero tmm0",
+            "tileloadd tmm4, [{a} + {half}*1]",
+            "tileloadd tmm6, [{b} + {whole}*1]",
+            "tdpbssd tmm0, tmm4, tmm6",
+            "tilezero tmm1",
+            "tileloadd tmm5, [{a} + {half}*1 + 512]",
+            "tileloadd tmm7, [{b} + {whole}*1 + 512]",
+            "tdpbssd tmm1, tmm5, tmm7",
+            "tilestored [{out} + {whole}*1], tmm0",
+            "tilestored [{out} + {whole}*1 + 1024], tmm1",
+            "add {a}, 1024",
+            "add {b}, 1024",
+            "add {out}, 2048",
+            "dec {pairs}",
+            "jnz 2b",
+            a = inout(reg) a => _, b = inout(reg) b => _, out = inout(reg) out => _, pairs = inout(reg) pairs => _,
+            half = in(reg) 32usize, whole = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    }
+}
+
+/// As [`unit_products`] for two tiles of rows, `a` and `a2`, with the sums of the second at `out2`.
+///
+/// # Safety
+/// As [`unit_products`], for both.
+#[inline(always)]
+pub(crate) unsafe fn unit_products_2(
+    _tiles: &Tiles,
+    [a, a2]: [*const i8; 2],
+    b: *const i8,
+    [out, out2]: [*mut i32; 2],
+    pairs: usize,
+) {
+    // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            "tilezero tmm0",
+            "tileloadd tmm6, [{b} + {whole}*1]",
+            "tileloadd tmm4, [{a} + {half}*1]",
+            "tdpbssd tmm0, tmm4, tmm6",
+            "tilezero tmm1",
+            "tileloadd tmm5, [{a2} + {half}*1]",
+            "tdpbssd tmm1, tmm5, tmm6",
+            "tilezero tmm2",
+            "tileloadd tmm7, [{b} + {whole}*1 + 512]",
+            "tileloadd tmm4, [{a} + {half}*1 + 512]",
+            "tdpbssd tmm2, tmm4, tmm7",
+            "tilezero tmm3",
+            "tileloadd tmm5, [{a2} + {half}*1 + 512]",
+            "tdpbssd tmm3, tmm5, tmm7",
+            "tilestored [{out} + {whole}*1], tmm0",
+            "tilestored [{out2} + {whole}*1], tmm1",
+            "tilestored [{out} + {whole}*1 + 1024], tmm2",
+            "tilestored [{out2} + {whole}*1 + 1024], tmm3",
+            "add {a}, 1024",
+            "add {a2}, 1024",
+            "add {b}, 1024",
+            "add {out}, 2048",
+            "add {out2}, 2048",
+            "dec {pairs}",
+            "jnz 2b",
+            a = inout(reg) a => _, a2 = inout(reg) a2 => _, b = inout(reg) b => _,
+            out = inout(reg) out => _, out2 = inout(reg) out2 => _, pairs = inout(reg) pairs => _,
+            half = in(reg) 32usize, whole = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    }
+}
+
+/// Functions that multiply 4 steps of 64 features: a tile of activations for each step times the weights of one or
+/// two planes, into one tile of sums for each tile of rows and plane.
+macro_rules! superblock_products {
+    ($one:ident, $two:ident, two planes, $dot:literal, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// `out[plane] (16, 16)` = rows of `a` times plane `plane`, over 4 steps.
+        ///
+        /// # Safety
+        /// `a` points to 4 whole tiles, `b` to 4 × 2, `out` to 2 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
+        #[inline(always)]
+        pub(crate) unsafe fn $one(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32) {
+            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "2:",
+                    "tileloadd tmm4, [{a} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {row}*1]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm7, [{b} + {row}*1 + 1024]",
+                    concat!($dot, " tmm1, tmm4, tmm7"),
+                    "add {a}, 1024",
+                    "add {b}, 2048",
+                    "dec {steps:e}",
+                    "jnz 2b",
+                    "tilestored [{out} + {row}*1], tmm0",
+                    "tilestored [{out} + {row}*1 + 1024], tmm1",
+                    a = inout(reg) a => _, b = inout(reg) b => _,
+                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            }
+        }
+
+        #[doc = $doc]
+        ///
+        /// `out[i][plane] (16, 16)` = rows of `a[i]` times plane `plane`, over 4 steps.
+        ///
+        /// # Safety
+        /// `a[i]` points to 4 whole tiles, `b` to 4 × 2, `out` to 4 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
+        #[inline(always)]
+        pub(crate) unsafe fn $two(_tiles: &Tiles, a: [*const i8; 2], b: *const i8, out: *mut i32) {
+            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    "tileloadd tmm4, [{a0} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {row}*1]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm7, [{b} + {row}*1 + 1024]",
+                    concat!($dot, " tmm1, tmm4, tmm7"),
+                    "tileloadd tmm5, [{a1} + {row}*1]",
+                    concat!($dot, " tmm2, tmm5, tmm6"),
+                    concat!($dot, " tmm3, tmm5, tmm7"),
+                    "add {a0}, 1024",
+                    "add {a1}, 1024",
+                    "add {b}, 2048",
+                    "dec {steps:e}",
+                    "jnz 2b",
+                    "tilestored [{out} + {row}*1], tmm0",
+                    "tilestored [{out} + {row}*1 + 1024], tmm1",
+                    "tilestored [{out} + {row}*1 + 2048], tmm2",
+                    "tilestored [{out} + {row}*1 + 3072], tmm3",
+                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _, b = inout(reg) b => _,
+                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            }
+        }
+    };
+    ($one:ident, $two:ident, one plane, $dot:literal, $doc:literal) => {
+        #[doc = $doc]
+        ///
+        /// `out (16, 16)` = rows of `a` times the weights, over 4 steps.
+        ///
+        /// # Safety
+        /// `a` and `b` point to 4 whole tiles, `out` to 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
+        #[inline(always)]
+        pub(crate) unsafe fn $one(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32) {
+            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "2:",
+                    "tileloadd tmm4, [{a} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {row}*1]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    "add {a}, 1024",
+                    "add {b}, 1024",
+                    "dec {steps:e}",
+                    "jnz 2b",
+                    "tilestored [{out} + {row}*1], tmm0",
+                    a = inout(reg) a => _, b = inout(reg) b => _,
+                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            }
+        }
+
+        #[doc = $doc]
+        ///
+        /// `out[i] (16, 16)` = rows of `a[i]` times the weights, over 4 steps.
+        ///
+        /// # Safety
+        /// `a[i]` and `b` point to 4 whole tiles, `out` to 2 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
+        #[inline(always)]
+        pub(crate) unsafe fn $two(_tiles: &Tiles, a: [*const i8; 2], b: *const i8, out: *mut i32) {
+            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "2:",
+                    "tileloadd tmm4, [{a0} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {row}*1]",
+                    concat!($dot, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm5, [{a1} + {row}*1]",
+                    concat!($dot, " tmm1, tmm5, tmm6"),
+                    "add {a0}, 1024",
+                    "add {a1}, 1024",
+                    "add {b}, 1024",
+                    "dec {steps:e}",
+                    "jnz 2b",
+                    "tilestored [{out} + {row}*1], tmm0",
+                    "tilestored [{out} + {row}*1 + 1024], tmm1",
+                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _, b = inout(reg) b => _,
+                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                )
+            }
+        }
+    };
+}
+
+superblock_products!(signed_planes, signed_planes_2, two planes, "tdpbssd", "Two planes of signed weights.");
+superblock_products!(unsigned_planes, unsigned_planes_2, two planes, "tdpbsud", "Two planes of unsigned weights.");
+superblock_products!(unsigned_plane, unsigned_plane_2, one plane, "tdpbsud", "One plane of unsigned weights.");
+
+/// Shapes for [`pair_products`] of 1 to 16 rows: registers 0 to 4 have those rows, the others are whole.
+pub(crate) static PAIR_SHAPES: [TileShapes; TILE_ROWS] = {
+    let mut all = [const { TileShapes::new([(16, 64); 8]) }; TILE_ROWS];
+    let mut rows = 1;
+    while rows < TILE_ROWS {
+        let n = rows as u8;
+        all[rows - 1] = TileShapes::new([(n, 64), (n, 64), (n, 64), (n, 64), (n, 64), (16, 64), (16, 64), (16, 64)]);
+        rows += 1;
+    }
+    all
+};
+
+/// A bf16 tile of weights: 16 pairs of rows, 16 columns.
+pub(crate) type PairTile = [half::bf16; 512];
+
+/// `out[m][16 c..][..16] = sum over k of a[m][32 k..][..32] · b[k][c]` for 4 columns of tiles, in the order of k.
+///
+/// For each element of a product of tiles the processor runs one chain of fused multiply-adds over the first numbers of
+/// the pairs and one over the second, each from zero, adds the two, and adds that to the accumulator; rounding to
+/// nearest even, denormal numbers taken as zero (pseudo-code of `TDPBF16PS`; `attention/paired.rs` holds it to that).
+///
+/// # Safety
+/// `tiles` are `PAIR_SHAPES[n - 1]` for n rows, which `a` has `a_stride` bytes apart, `64 b.len()` bytes each, and
+/// `out` `out_stride` bytes apart, 64 writable f32 each.
+#[inline(always)]
+pub(crate) unsafe fn pair_products(
+    _tiles: &Tiles,
+    (a, a_stride): (*const half::bf16, usize),
+    b: &[[&PairTile; 4]],
+    (out, out_stride): (*mut f32, usize),
+) {
+    assert!(!b.is_empty());
+    // SAFETY: see the module; `b` is a table of pointers to whole tiles; the rest is the caller's promise.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {a_stride}*1]",
+            "mov {tile}, [{b}]",
+            "tileloadd tmm5, [{tile} + {row}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm5",
+            "mov {tile}, [{b} + 8]",
+            "tileloadd tmm6, [{tile} + {row}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm6",
+            "mov {tile}, [{b} + 16]",
+            "tileloadd tmm7, [{tile} + {row}*1]",
+            "tdpbf16ps tmm2, tmm4, tmm7",
+            "mov {tile}, [{b} + 24]",
+            "tileloadd tmm5, [{tile} + {row}*1]",
+            "tdpbf16ps tmm3, tmm4, tmm5",
+            "add {a}, 64",
+            "add {b}, 32",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out} + {out_stride}*1], tmm0",
+            "tilestored [{out} + {out_stride}*1 + 64], tmm1",
+            "tilestored [{out} + {out_stride}*1 + 128], tmm2",
+            "tilestored [{out} + {out_stride}*1 + 192], tmm3",
+            a = inout(reg) a => _, a_stride = in(reg) a_stride,
+            b = inout(reg) b.as_ptr() => _, steps = inout(reg) b.len() => _,
+            out = in(reg) out, out_stride = in(reg) out_stride,
+            tile = out(reg) _, row = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    }
+}
+
+/// [`pair_products`] for 32 rows and 2 columns of tiles: each tile is loaded once for two tiles of rows.
+///
+/// # Safety
+/// `tiles` are `PAIR_SHAPES[15]`; `a` has 32 rows `a_stride` bytes apart, `64 b.len()` bytes each, and `out` has 32 rows
+/// `out_stride` bytes apart, 32 writable f32 each.
+#[inline(always)]
+pub(crate) unsafe fn pair_products_32(
+    _tiles: &Tiles,
+    (a, a_stride): (*const half::bf16, usize),
+    b: &[[&PairTile; 2]],
+    (out, out_stride): (*mut f32, usize),
+) {
+    assert!(!b.is_empty());
+    // SAFETY: see the module; `b` is a table of pointers to whole tiles; the rest is the caller's promise.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a} + {a_stride}*1]",
+            "mov {tile}, [{b}]",
+            "tileloadd tmm6, [{tile} + {row}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a2} + {a_stride}*1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "mov {tile}, [{b} + 8]",
+            "tileloadd tmm7, [{tile} + {row}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {a2}, 64",
+            "add {b}, 16",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out} + {out_stride}*1], tmm0",
+            "tilestored [{out} + {out_stride}*1 + 64], tmm1",
+            "tilestored [{out2} + {out_stride}*1], tmm2",
+            "tilestored [{out2} + {out_stride}*1 + 64], tmm3",
+            a = inout(reg) a => _, a2 = inout(reg) a.byte_add(16 * a_stride) => _, a_stride = in(reg) a_stride,
+            b = inout(reg) b.as_ptr() => _, steps = inout(reg) b.len() => _,
+            out = in(reg) out, out2 = in(reg) out.byte_add(16 * out_stride), out_stride = in(reg) out_stride,
+            tile = out(reg) _, row = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        )
+    }
+}

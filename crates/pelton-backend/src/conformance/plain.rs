@@ -1,5 +1,5 @@
 //! The yardstick: every op in plain f32, one loop after another, with the rounding that a production backend may
-//! do: KV in its storage type, activations in int8 per 32 before block-quantized weights.
+//! do: KV in its storage type, activations in int8 per 256 before block-quantized weights.
 //!
 //! Its error against the reference is what the suite's rule doubles. For the suite's own tests it can also be
 //! wrong on purpose ([`Fault`]).
@@ -19,7 +19,7 @@ pub(super) enum Fault {
     NormEpsilon,
     AddLastColumn,
     Bias,
-    ActivationsPerRow,
+    CoarseActivations,
     RopeNeighbours,
     RopeOrder,
     KvLayer,
@@ -55,13 +55,37 @@ impl PlainKv {
     }
 
     fn store(&mut self, at: usize, values: &[f32]) {
-        let round = |v: f32| match self.layout.dtype {
-            KvType::F32 => v,
-            KvType::F16 => f16::from_f32(v).to_f32(),
-            KvType::Bf16 => bf16::from_f32(v).to_f32(),
-        };
-        self.data[at..at + values.len()].iter_mut().zip(values).for_each(|(to, &v)| *to = round(v));
+        let rounded = round_kv(self.layout.dtype, values);
+        self.data[at..at + values.len()].copy_from_slice(&rounded);
     }
+}
+
+/// A key or a value as it comes back from its storage type.
+fn round_kv(dtype: KvType, values: &[f32]) -> Vec<f32> {
+    let scaled = |largest: f32, round: fn(f32) -> f32| {
+        let scale = values.iter().fold(0.0f32, |m, v| m.max(v.abs())) / largest;
+        values.iter().map(|v| if scale > 0.0 { round(v / scale) * scale } else { 0.0 }).collect()
+    };
+    match dtype {
+        KvType::F32 => values.to_vec(),
+        KvType::F16 => values.iter().map(|&v| f16::from_f32(v).to_f32()).collect(),
+        KvType::Bf16 => values.iter().map(|&v| round_bf16(v)).collect(),
+        KvType::Int8 => scaled(127.0, f32::round_ties_even),
+        // Three bits of mantissa, none finer than 2^-9.
+        KvType::Fp8 => scaled(448.0, |v| {
+            let unit = v.abs().max(f32::MIN_POSITIVE).log2().floor().max(-6.0) - 3.0;
+            (v / unit.exp2()).round_ties_even() * unit.exp2()
+        }),
+    }
+}
+
+fn round_bf16(v: f32) -> f32 {
+    bf16::from_f32(v).to_f32()
+}
+
+/// Whether queries and weights may be rounded to bf16 before they are multiplied by keys and values.
+fn is_rounded(dtype: KvType) -> bool {
+    matches!(dtype, KvType::Bf16 | KvType::Int8 | KvType::Fp8)
 }
 
 pub(super) struct PlainPrepared {
@@ -79,14 +103,14 @@ fn norm_row(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
-/// Rounds to int8 with one scale per `block`.
-fn round_activations(x: &[f32], block: usize) -> Vec<f32> {
+/// Rounds to whole steps of a scale per 256 values, whose largest is `steps` of them (127: int8).
+fn round_activations(x: &[f32], steps: f32) -> Vec<f32> {
     let round = |block: &[f32]| {
-        let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+        let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / steps;
         let q = |&v: &f32| if d > 0.0 { (v / d).round_ties_even() * d } else { 0.0 };
         block.iter().map(q).collect::<Vec<f32>>()
     };
-    x.chunks(block).flat_map(round).collect()
+    x.chunks(256).flat_map(round).collect()
 }
 
 fn rows(t: &RefTensor) -> impl Iterator<Item = &[f32]> {
@@ -160,7 +184,7 @@ impl Backend for Plain {
     }
 
     fn kv_pool(&mut self, layout: &KvLayout) -> Result<PlainKv, BackendError> {
-        let n = layout.bytes_per_token() / layout.dtype.bytes() * PAGE_LEN * layout.n_pages;
+        let n = 2 * layout.n_layers * layout.n_kv_heads * layout.head_dim * PAGE_LEN * layout.n_pages;
         Ok(PlainKv { layout: *layout, data: vec![0.0; n] })
     }
 
@@ -208,8 +232,8 @@ impl Backend for Plain {
 
     fn linear(&mut self, x: &RefTensor, spec: &LinearSpec, out: &mut RefTensor) {
         let mut weight = vec![0.0; spec.in_features()];
-        let block = if self.is(Fault::ActivationsPerRow) { x.cols } else { 32 };
-        let rounded: Vec<f32> = rows(x).flat_map(|x| round_activations(x, block)).collect();
+        let steps = if self.is(Fault::CoarseActivations) { 31.0 } else { 127.0 };
+        let rounded: Vec<f32> = rows(x).flat_map(|x| round_activations(x, steps)).collect();
         let mut col = 0;
         for part in &spec.parts {
             let is_quantized = crate::reference::is_block_quantized(part.dtype());
@@ -286,7 +310,9 @@ impl Backend for Plain {
                     let q = &qkv.data[r * qkv.cols + h * dim..][..dim];
                     let kv_head = if self.is(Fault::GroupOfHead) { h % heads.n_kv_heads } else { h / group };
                     let at = |j: usize| kv.at(layer, pages[j / PAGE_LEN], kv_head, j % PAGE_LEN);
-                    let (first, scores) = self.scores(q, position, attention, at, kv);
+                    let round = |v: f32| if is_rounded(kv.layout.dtype) { round_bf16(v) } else { v };
+                    let q: Vec<f32> = q.iter().map(|&v| round(v)).collect();
+                    let (first, scores) = self.scores(&q, position, attention, at, kv);
                     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     let exp: Vec<f32> = scores.iter().map(|s| (s - max).exp()).collect();
                     let total: f32 = exp.iter().sum();
@@ -294,8 +320,9 @@ impl Backend for Plain {
                     out.fill(0.0);
                     for (j, e) in exp.iter().enumerate() {
                         let v = &kv.data[at(first + j) + dim..][..dim];
-                        out.iter_mut().zip(v).for_each(|(o, v)| *o += e / total * v);
+                        out.iter_mut().zip(v).for_each(|(o, v)| *o += round(*e) * v);
                     }
+                    out.iter_mut().for_each(|o| *o /= total);
                 }
             }
         }

@@ -22,7 +22,7 @@ fn each_kind_of_mistake_is_found_in_its_op() {
         (NormEpsilon, "rms_norm"),
         (AddLastColumn, "add"),
         (Bias, "linear"),
-        (ActivationsPerRow, "linear"),
+        (CoarseActivations, "linear"),
         (RopeNeighbours, "rope_store_kv"),
         (RopeOrder, "rope_store_kv"),
         (KvLayer, "paged_attention"),

@@ -4,12 +4,11 @@
 //! data of all rows lie side by side for each step along the input, so that a kernel reads it in one stream:
 //!
 //! ```text
-//! block formats:  tile │ unit 0: row 0, row 1, … row g-1 │ unit 1: row 0, … │ …       one ActBlock each
-//! superblocks:    tile │ block 0: row 0, row 1, … row g-1 │ block 1: row 0, … │ …     one ActSuper each
-//! float formats:  tile │ k = 0:  row 0, row 1, … row g-1 │ k = 1:  row 0, … │ …       one f32 each
+//! quantized formats:  tile │ block 0: row 0, row 1, … row g-1 │ block 1: row 0, … │ …     one ActBlock each
+//! float formats:      tile │ k = 0:   row 0, row 1, … row g-1 │ k = 1:   row 0, … │ …     one f32 each
 //! ```
 //!
-//! The recipe of a block of 32 values (of 256 for the formats whose superblocks have 256), the same on every
+//! The recipe of a block of 256 values (the last one of a row may have fewer: zeros follow), the same on every
 //! instruction set:
 //!
 //! - `amax = max |x|`; where it is not finite: scale NaN, all codes 0, so that the row's outputs are NaN;
@@ -18,35 +17,23 @@
 //!
 //! Invariant: a row's blocks depend on that row alone.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles::activations::TiledRows;
 use crate::isa::Isa;
 use crate::pool::Pool;
 
 /// Values that share a scale.
+pub(super) const BLOCK: usize = 256;
+
+/// Values of a unit, the step of the kernels.
 pub(super) const UNIT: usize = 32;
 
-/// Values that share a scale where a format has superblocks.
-pub(super) const SUPER: usize = 256;
-
-/// 32 activations as signed bytes, with what every format needs to know of them: one cache line.
+/// 256 activations as signed bytes, with what every format needs to know of them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
 pub(super) struct ActBlock {
     /// Codes, in -127..=127.
-    pub(super) codes: [i8; UNIT],
-    /// Value of code 1.
-    pub(super) scale: f32,
-    /// `-(sum of all codes)`.
-    pub(super) neg_sum: i32,
-    /// `scale * sum of all codes`.
-    pub(super) scaled_sum: f32,
-}
-
-/// 256 activations as signed bytes that share a scale, for formats of superblocks.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[repr(C, align(64))]
-pub(super) struct ActSuper {
-    /// Codes, in -127..=127.
-    pub(super) codes: [i8; SUPER],
+    pub(super) codes: [i8; BLOCK],
     /// `-(sum of the codes)` of each 32.
     pub(super) neg_32: [i32; 8],
     /// `-(sum of the codes)` of each 16.
@@ -55,42 +42,21 @@ pub(super) struct ActSuper {
     pub(super) sum_32: [i16; 8],
     /// Sum of the codes of each 16.
     pub(super) sum_16: [i16; 16],
+    /// Sum of the codes of each 32.
+    pub(super) float_32: [f32; 8],
     /// Value of code 1.
     pub(super) scale: f32,
 }
 
-/// What a tile of quantized activations is made of.
-pub(super) trait Quantized: Copy + Send + 'static {
-    /// Values that share a scale.
-    const LEN: usize;
-    /// Of zeros.
-    const ZERO: Self;
-    /// Quantizes [`Quantized::LEN`] values.
-    fn quantize(x: &[f32], out: &mut Self);
-}
-
-impl Quantized for ActBlock {
-    const LEN: usize = UNIT;
-    const ZERO: ActBlock = ZERO;
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut ActBlock) {
-        quantize_block(x.try_into().expect("a block of 32"), out);
-    }
-}
-
-impl Quantized for ActSuper {
-    const LEN: usize = SUPER;
-    const ZERO: ActSuper =
-        ActSuper { codes: [0; SUPER], neg_32: [0; 8], neg_16: [0; 16], sum_32: [0; 8], sum_16: [0; 16], scale: 0.0 };
-
-    #[inline(always)]
-    fn quantize(x: &[f32], out: &mut ActSuper) {
-        quantize_super(x.try_into().expect("a block of 256"), out);
-    }
-}
-
-const ZERO: ActBlock = ActBlock { codes: [0; UNIT], scale: 0.0, neg_sum: 0, scaled_sum: 0.0 };
+pub(super) const ZERO: ActBlock = ActBlock {
+    codes: [0; BLOCK],
+    neg_32: [0; 8],
+    neg_16: [0; 16],
+    sum_32: [0; 8],
+    sum_16: [0; 16],
+    float_32: [0.0; 8],
+    scale: 0.0,
+};
 
 /// The tiles of `rows` rows: `(first row, rows in the tile)`.
 pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
@@ -107,12 +73,17 @@ pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 #[derive(Debug, Default)]
 pub struct LinearScratch {
     pub(super) blocks: Vec<ActBlock>,
-    pub(super) supers: Vec<ActSuper>,
     pub(super) floats: Vec<f32>,
+    /// Rows for half-deep products.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) half_tiles: TiledRows,
+    /// Rows for whole products.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) whole_tiles: TiledRows,
 }
 
 /// Values below which a call's activations are made ready by the caller alone.
-const PARALLEL: usize = 32 * 1024;
+pub(super) const PARALLEL: usize = 32 * 1024;
 
 impl LinearScratch {
     /// Empty buffers.
@@ -120,14 +91,24 @@ impl LinearScratch {
         LinearScratch::default()
     }
 
-    /// Quantizes `x`, `(rows, k)`, in blocks of 32.
+    /// Quantizes `x`, `(rows, k)`, with `k` a multiple of [`UNIT`].
     pub(super) fn quantize(&mut self, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
-        quantize_tiles(&mut self.blocks, x, rows, isa, pool);
-    }
-
-    /// Quantizes `x`, `(rows, k)`, in blocks of 256.
-    pub(super) fn quantize_supers(&mut self, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
-        quantize_tiles(&mut self.supers, x, rows, isa, pool);
+        let k = x.len() / rows;
+        assert_eq!((x.len() % rows, k % UNIT), (0, 0), "rows are whole units of {UNIT}");
+        let per_row = k.div_ceil(BLOCK);
+        self.blocks.resize(rows * per_row, ZERO);
+        for_each_tile(&mut self.blocks, per_row, rows, pool, &|row, g, blocks| {
+            let x = &x[row * k..(row + g) * k];
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the tokens prove the instructions.
+                Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the tokens prove the instructions.
+                Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
+                _ => quantize_tile(x, g, blocks),
+            }
+        });
     }
 
     /// Lays `x`, `(rows, k)`, out in tiles of floats.
@@ -178,33 +159,13 @@ impl<T> Shared<T> {
     }
 }
 
-/// Quantizes `x`, `(rows, k)`, with `k` a multiple of `Q::LEN`.
-fn quantize_tiles<Q: Quantized>(tiles: &mut Vec<Q>, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
-    let k = x.len() / rows;
-    assert_eq!((x.len() % rows, k % Q::LEN), (0, 0), "rows are whole blocks of {}", Q::LEN);
-    tiles.clear();
-    tiles.resize(x.len() / Q::LEN, Q::ZERO);
-    for_each_tile(tiles, k / Q::LEN, rows, pool, &|row, g, blocks| {
-        let x = &x[row * k..(row + g) * k];
-        match isa {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the tokens prove the instructions.
-            Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the tokens prove the instructions.
-            Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
-            _ => quantize_tile(x, g, blocks),
-        }
-    });
-}
-
 /// Quantizes a tile of `g` rows.
 #[inline(always)]
-fn quantize_tile<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
+fn quantize_tile(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
     let k = x.len() / g;
     for (r, x) in x.chunks_exact(k).enumerate() {
-        for (x, block) in x.chunks_exact(Q::LEN).zip(blocks[r..].iter_mut().step_by(g)) {
-            Q::quantize(x, block);
+        for (x, block) in x.chunks(BLOCK).zip(blocks[r..].iter_mut().step_by(g)) {
+            quantize_part(x, block);
         }
     }
 }
@@ -213,7 +174,7 @@ fn quantize_tile<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
 /// The machine must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn quantize_tile_avx2<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
+unsafe fn quantize_tile_avx2(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
     quantize_tile(x, g, blocks);
 }
 
@@ -221,40 +182,65 @@ unsafe fn quantize_tile_avx2<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]
 /// The machine must have AVX-512 F, BW, DQ and VL.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quantize_tile_avx512<Q: Quantized>(x: &[f32], g: usize, blocks: &mut [Q]) {
-    quantize_tile(x, g, blocks);
+unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
+    let k = x.len() / g;
+    for (r, x) in x.chunks_exact(k).enumerate() {
+        for (x, block) in x.chunks(BLOCK).zip(blocks[r..].iter_mut().step_by(g)) {
+            // SAFETY: the caller's.
+            unsafe { quantize_avx512(x, block) }
+        }
+    }
 }
 
-/// Adding 1.5 * 2^23 leaves a value, rounded to an integer with ties to even, in the low bits.
-const MAGIC: f32 = 12_582_912.0;
-
-/// [`quantize_block`]'s recipe for 256 values.
-#[inline(always)]
-fn quantize_super(x: &[f32; SUPER], block: &mut ActSuper) {
-    let top = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max);
-    let amax = f32::from_bits(top);
+/// Quantizes at most 256 values: [`quantize_block`], sixteen by sixteen.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
+    use std::arch::x86_64::*;
+    let Ok(x) = <&[f32; BLOCK]>::try_from(x) else {
+        return quantize_part(x, block);
+    };
+    let x = x.as_chunks::<16>().0;
+    let mut tops = _mm512_setzero_si512();
+    for x in x {
+        // SAFETY: 16 floats.
+        let bits = _mm512_castps_si512(unsafe { _mm512_loadu_ps(x.as_ptr()) });
+        tops = _mm512_max_epu32(tops, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fff_ffff)));
+    }
+    let amax = f32::from_bits(_mm512_reduce_max_epu32(tops));
     let scale = amax / 127.0;
-    *block = ActSuper::ZERO;
-    if !amax.is_finite() {
-        block.scale = f32::NAN;
+    if !amax.is_finite() || scale < f32::MIN_POSITIVE {
+        *block = ActBlock { scale: if amax.is_finite() { 0.0 } else { f32::NAN }, ..ZERO };
         return;
     }
-    if scale < f32::MIN_POSITIVE {
-        return;
-    }
-    let inverse = 127.0 / amax;
     block.scale = scale;
-    for (i, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        let mut codes = [0; 16];
-        for (code, x) in codes.iter_mut().zip(x) {
-            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    let inverse = _mm512_set1_ps(127.0 / amax);
+    for (i, x) in x.iter().enumerate() {
+        // SAFETY: 16 floats, and 16 of 256 codes.
+        unsafe {
+            // Rounds to nearest, ties to even: the mode that Rust code runs in.
+            let codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
+            _mm_storeu_si128(block.codes.as_mut_ptr().add(16 * i).cast(), _mm512_cvtepi32_epi8(codes));
+            let sum = _mm512_reduce_add_epi32(codes);
+            (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
         }
-        let sum = codes.iter().sum::<i32>();
-        (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
-        block.neg_32[i / 2] -= sum;
-        block.sum_32[i / 2] += sum as i16;
-        for (out, code) in block.codes[16 * i..16 * i + 16].iter_mut().zip(codes) {
-            *out = code as i8;
+    }
+    sum_pairs(block);
+}
+
+/// Quantizes at most 256 values.
+#[inline(always)]
+pub(super) fn quantize_part(x: &[f32], block: &mut ActBlock) {
+    match x.try_into() {
+        Ok(x) => quantize_block(x, block),
+        Err(_) => {
+            let mut whole = [0.0; BLOCK];
+            whole[..x.len()].copy_from_slice(x);
+            quantize_block(&whole, block);
         }
     }
 }
@@ -262,13 +248,18 @@ fn quantize_super(x: &[f32; SUPER], block: &mut ActSuper) {
 /// Plain loops without branches, which the compiler turns into vectors of whatever it compiles for. Nothing in them
 /// is reassociated or fused (the only sums are of integers), so the bits are the same everywhere.
 #[inline(always)]
-fn quantize_block(x: &[f32; UNIT], block: &mut ActBlock) {
+fn quantize_block(x: &[f32; BLOCK], block: &mut ActBlock) {
     // The bits of |x| order as integers like the values, with infinity and NaN above all.
-    let top = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).fold(0, u32::max);
-    let amax = f32::from_bits(top);
+    let mut tops = [0; 16];
+    for x in x.as_chunks::<16>().0 {
+        for (top, x) in tops.iter_mut().zip(x) {
+            *top = (x.to_bits() & 0x7fff_ffff).max(*top);
+        }
+    }
+    let amax = f32::from_bits(tops.into_iter().fold(0, u32::max));
     let scale = amax / 127.0;
     if !amax.is_finite() {
-        *block = ActBlock { scale: f32::NAN, scaled_sum: f32::NAN, ..ZERO };
+        *block = ActBlock { scale: f32::NAN, ..ZERO };
         return;
     }
     if scale < f32::MIN_POSITIVE {
@@ -276,21 +267,47 @@ fn quantize_block(x: &[f32; UNIT], block: &mut ActBlock) {
         return;
     }
     let inverse = 127.0 / amax;
-    let mut codes = [0; UNIT];
-    for (code, x) in codes.iter_mut().zip(x) {
-        *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+    block.scale = scale;
+    // Adding 1.5 * 2^23 leaves the value, rounded to an integer with ties to even, in the low bits.
+    const MAGIC: f32 = 12_582_912.0;
+    for (i, x) in x.as_chunks::<16>().0.iter().enumerate() {
+        let mut codes = [0; 16];
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
+        }
+        let sum = codes.iter().sum::<i32>();
+        (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
+        for (out, code) in block.codes[16 * i..16 * i + 16].iter_mut().zip(codes) {
+            *out = code as i8;
+        }
     }
-    let sum = codes.iter().sum::<i32>();
-    *block = ActBlock { codes: codes.map(|c| c as i8), scale, neg_sum: -sum, scaled_sum: scale * sum as f32 };
+    sum_pairs(block);
+}
+
+/// The sums of each 32 codes from those of each 16.
+#[inline(always)]
+fn sum_pairs(block: &mut ActBlock) {
+    for i in 0..8 {
+        let neg = block.neg_16[2 * i] + block.neg_16[2 * i + 1];
+        (block.neg_32[i], block.sum_32[i], block.float_32[i]) = (neg, -neg as i16, -neg as f32);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn quantized(x: &[f32; UNIT]) -> ActBlock {
-        let mut block = ZERO;
-        quantize_block(x, &mut block);
+    fn quantized(x: &[f32]) -> ActBlock {
+        let mut block = ActBlock { sum_32: [7; 8], ..ZERO };
+        quantize_part(x, &mut block);
+        #[cfg(target_arch = "x86_64")]
+        if crate::isa::Avx512::new().is_some() {
+            let mut other = ActBlock { sum_32: [7; 8], ..ZERO };
+            // SAFETY: the token proves the instructions.
+            unsafe { quantize_avx512(x, &mut other) };
+            let bits = |b: &ActBlock| (b.codes, b.neg_32, b.neg_16, b.sum_32, b.sum_16, b.float_32, b.scale.to_bits());
+            assert_eq!(bits(&other), bits(&block), "both ways are one recipe");
+        }
         block
     }
 
@@ -311,48 +328,53 @@ mod tests {
 
     #[test]
     fn the_largest_value_gets_code_127_and_ties_go_to_even() {
-        let mut x = [0.0; UNIT];
-        (x[0], x[1], x[2], x[20]) = (-127.0, 2.5, 3.5, 40.4);
-        let b = quantized(&x);
-        assert_eq!(b.scale, 1.0);
-        assert_eq!((b.codes[0], b.codes[1], b.codes[2], b.codes[20]), (-127, 2, 4, 40));
-        assert_eq!((b.neg_sum, b.scaled_sum), (81, -81.0));
-    }
-
-    #[test]
-    fn a_superblock_shares_a_scale_and_knows_its_sums() {
-        let mut x = [0.0; SUPER];
+        let mut x = [0.0; BLOCK];
         (x[0], x[17], x[40], x[255]) = (-127.0, 2.5, 3.5, 40.4);
-        let mut b = ActSuper::ZERO;
-        quantize_super(&x, &mut b);
+        let b = quantized(&x);
         assert_eq!(b.scale, 1.0);
         assert_eq!((b.codes[0], b.codes[17], b.codes[40], b.codes[255]), (-127, 2, 4, 40));
         assert_eq!((b.sum_16[0], b.sum_16[1], b.sum_16[2], b.sum_16[15]), (-127, 2, 4, 40));
         assert_eq!((b.sum_32[0], b.sum_32[1], b.sum_32[7]), (-125, 4, 40));
         assert!(b.sum_16.iter().zip(b.neg_16).all(|(&s, n)| i32::from(s) == -n));
         assert!(b.sum_32.iter().zip(b.neg_32).all(|(&s, n)| i32::from(s) == -n));
-        x[3] = f32::NAN;
-        quantize_super(&x, &mut b);
-        assert!(b.scale.is_nan() && b.codes == [0; SUPER]);
-        quantize_super(&[f32::from_bits(1); SUPER], &mut b);
-        assert_eq!(b, ActSuper::ZERO);
+        assert!(b.sum_32.iter().zip(b.float_32).all(|(&s, f)| f32::from(s) == f));
+    }
+
+    #[test]
+    fn odd_values_are_rounded_alike() {
+        let mut bits = 1u32;
+        for _ in 0..200 {
+            let x: Vec<f32> = std::iter::repeat_with(|| {
+                bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (bits >> 8) as f32 / 65_536.0 - 128.0
+            })
+            .take(BLOCK)
+            .collect();
+            quantized(&x);
+        }
+    }
+
+    #[test]
+    fn a_short_block_is_one_with_zeros() {
+        let x: Vec<f32> = (0..BLOCK).map(|i| if i < 96 { i as f32 - 50.0 } else { 0.0 }).collect();
+        assert_eq!(quantized(&x[..96]), quantized(&x));
     }
 
     #[test]
     fn extremes_are_defined() {
-        let mut x = [1.0; UNIT];
-        assert_eq!(quantized(&[0.0; UNIT]), ZERO);
-        assert_eq!(quantized(&[f32::from_bits(1); UNIT]), ZERO);
-        assert_eq!(quantized(&[f32::MAX; UNIT]).codes, [127; UNIT]);
-        assert_eq!(quantized(&[-f32::MAX; UNIT]).codes, [-127; UNIT]);
+        let mut x = [1.0; BLOCK];
+        assert_eq!(quantized(&[0.0; BLOCK]), ZERO);
+        assert_eq!(quantized(&[f32::from_bits(1); BLOCK]), ZERO);
+        assert_eq!(quantized(&[f32::MAX; BLOCK]).codes, [127; BLOCK]);
+        assert_eq!(quantized(&[-f32::MAX; BLOCK]).codes, [-127; BLOCK]);
         // The least block that is not flushed: no overflow of the inverse.
-        let least = quantized(&[f32::MIN_POSITIVE * 127.1; UNIT]);
-        assert_eq!(least.codes, [127; UNIT]);
+        let least = quantized(&[f32::MIN_POSITIVE * 127.1; BLOCK]);
+        assert_eq!(least.codes, [127; BLOCK]);
         for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             x[9] = bad;
             let b = quantized(&x);
-            assert!(b.scale.is_nan() && b.scaled_sum.is_nan());
-            assert_eq!(b.codes, [0; UNIT]);
+            assert!(b.scale.is_nan());
+            assert_eq!((b.codes, b.sum_32), ([0; BLOCK], [0; 8]));
         }
     }
 }

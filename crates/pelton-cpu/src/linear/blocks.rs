@@ -11,10 +11,13 @@
 //!
 //! ```text
 //! acc = 0
-//! for each unit:
-//!     dot = sum of (code[n][k] - offset) * xcode[m][k]            exact, in i32
-//!     acc = fma(float(dot), scale[n] * xscale[m], acc)
-//!     acc = fma(min[n], xscale[m] * sum of xcode[m], acc)         formats with a minimum
+//! for each block of 256 activations, or what is left of a row:
+//!     part = 0
+//!     for each unit of it:
+//!         dot = sum of (code[n][k] - offset) * xcode[m][k]            exact, in i32
+//!         part = fma(float(dot), scale[n], part)
+//!         part = fma(min[n], sum of xcode[m], part)                   formats with a minimum
+//!     acc = fma(part, xscale[m], acc)
 //! out = acc + bias[n]
 //! ```
 //!
@@ -31,8 +34,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
 
-use super::activations::{ActBlock, ActSuper, tiles};
-use super::codes::Codes;
+use super::activations::{ActBlock, BLOCK, LinearScratch, UNIT, tiles};
+use super::codes::{Codes, UnitCodes};
 use super::lanes::Lanes;
 
 /// How far ahead of the multiplication the weights of `streams` panels are prefetched, in bytes.
@@ -54,8 +57,18 @@ pub(super) trait Packed: 'static {
     /// Bytes of a block of 16 rows in a panel.
     const PANEL_BYTES: usize;
 
-    /// Puts one block of the file as row `row` of a block of a panel, which was all zero there.
-    fn put(file: &[u8], row: usize, panel: &mut [u8]);
+    /// Units of a block.
+    const UNITS: usize = 1;
+
+    /// Where the codes of a unit lie in a block of a panel.
+    #[inline(always)]
+    fn codes_at(_unit: usize) -> usize {
+        0
+    }
+
+    /// Takes one block of the file apart: the codes of each unit become row `row` of `codes[unit]`, and the scales
+    /// row `row` of a block of a panel, which was all zero there.
+    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]);
 }
 
 /// A format of 32 elements a block: a block of a panel is a unit's codes, its scales, its minima.
@@ -92,10 +105,8 @@ pub(super) struct Panels<'a> {
     pub(super) k: usize,
     /// Activation rows.
     pub(super) rows: usize,
-    /// Activations of formats of 32 elements a block, in tiles.
-    pub(super) blocks: &'a [ActBlock],
-    /// Activations of formats with superblocks, in tiles.
-    pub(super) supers: &'a [ActSuper],
+    /// Quantized activations, in tiles.
+    pub(super) scratch: &'a LinearScratch,
     /// Activations of float formats, in tiles.
     pub(super) floats: &'a [f32],
     /// `(16 n_panels,)` or empty.
@@ -137,14 +148,14 @@ impl Panels<'_> {
 /// Runs a task: all panels for a tile of rows before the next tile, so that both stay in the second-level cache.
 ///
 /// # Safety
-/// As [`Lanes`]; `weights` are panels of `F`, `blocks` are `rows` rows in tiles, and the task owns its columns of
+/// As [`Lanes`]; `weights` are panels of `F`, the blocks are `rows` rows in tiles, and the task owns its columns of
 /// `out`.
 #[inline(always)]
 pub(super) unsafe fn run<F: Format, S: Lanes>(task: &Panels<'_>) {
-    let units = task.k / 32;
-    assert_eq!(task.blocks.len(), task.rows * units);
+    let blocks = task.k.div_ceil(BLOCK);
+    assert_eq!(task.scratch.blocks.len(), task.rows * blocks);
     for (row, group) in tiles(task.rows) {
-        let x = task.blocks[row * units..].as_ptr();
+        let x = task.scratch.blocks[row * blocks..].as_ptr();
         // At most MAX_ROWS of a group at a time. (A loop, not a closure: a closure is a function of its own, which
         // would not be compiled for the instruction set. The constants keep tiles that are too large for the
         // registers from being compiled at all.)
@@ -155,7 +166,7 @@ pub(super) unsafe fn run<F: Format, S: Lanes>(task: &Panels<'_>) {
                 let (row, x) = (row + i, x.add(i));
                 match m {
                     8 if S::HAS_8 => tile::<F, S, 8, 1>(task, row, x, group),
-                    4 if S::HAS_8 => tile::<F, S, 4, STREAMS>(task, row, x, group),
+                    4 if S::HAS_8 => tile::<F, S, 4, 2>(task, row, x, group),
                     4 if S::HAS_4 => tile::<F, S, 4, 1>(task, row, x, group),
                     2 if S::HAS_2 => tile::<F, S, 2, STREAMS>(task, row, x, group),
                     _ => tile::<F, S, 1, STREAMS>(task, row, x, group),
@@ -165,9 +176,9 @@ pub(super) unsafe fn run<F: Format, S: Lanes>(task: &Panels<'_>) {
     }
 }
 
-/// All panels times `M` rows: `x` is the first row's first block, the next unit is `group` blocks on. The panels are
-/// cut into `P` runs that are walked side by side; each run is one stream of memory from its first panel to its
-/// last, so that what is prefetched past a panel's end is what comes next.
+/// All panels times `M` rows: `x` is the first row's first block, the next block is `group` blocks on. The panels are
+/// cut into `P` runs that are walked side by side; each run is one stream of memory from its first
+/// panel to its last, so that what is prefetched past a panel's end is what comes next.
 ///
 /// # Safety
 /// As [`run`].
@@ -188,17 +199,28 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
             let mut acc = [[S::splat(0.0); M]; P];
             let mut codes = task.weights.add(first * task.panel_bytes);
             let mut x = x;
-            for _ in 0..task.k / 32 {
-                for (j, acc) in acc[..n].iter_mut().enumerate() {
-                    let codes = codes.add(j * run * task.panel_bytes);
-                    for line in 0..F::PANEL_BYTES.div_ceil(64) {
-                        S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
+            let mut left = task.k / UNIT;
+            while left > 0 {
+                let units = left.min(BLOCK / UNIT);
+                let mut parts = [[S::splat(0.0); M]; P];
+                for u in 0..units {
+                    for (j, part) in parts[..n].iter_mut().enumerate() {
+                        let codes = codes.add(j * run * task.panel_bytes);
+                        for line in 0..F::PANEL_BYTES.div_ceil(64) {
+                            S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
+                        }
+                        unit::<F, S, M>(codes, x, u, part);
                     }
-                    unit::<F, S, M>(codes, x, acc);
+                    codes = codes.add(F::PANEL_BYTES);
+                }
+                for (part, acc) in parts[..n].iter().zip(&mut acc) {
+                    for m in 0..M {
+                        acc[m] = S::fma(part[m], S::splat((*x.add(m)).scale), acc[m]);
+                    }
                 }
                 // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
                 x = x.wrapping_add(group);
-                codes = codes.add(F::PANEL_BYTES);
+                left -= units;
             }
             for (j, acc) in acc[..n].iter().enumerate() {
                 for m in 0..M {
@@ -209,27 +231,30 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
     }
 }
 
-/// One unit of one panel times `M` rows.
+/// Unit `u` of a block of activations and one panel times `M` rows.
 ///
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn unit<F: Format, S: Lanes, const M: usize>(codes: *const u8, x: *const ActBlock, acc: &mut [S::F; M]) {
+unsafe fn unit<F: Format, S: Lanes, const M: usize>(
+    codes: *const u8,
+    x: *const ActBlock,
+    u: usize,
+    part: &mut [S::F; M],
+) {
     // SAFETY: the caller's.
     unsafe {
-        let rows =
-            Rows { codes: (*x).codes.as_ptr(), neg_sums: &raw const (*x).neg_sum, stride: size_of::<ActBlock>() };
-        let sums = dots::<F, S, M, 0, 4>(codes, rows);
+        let (row, neg_sums) = ((*x).codes.as_ptr().add(UNIT * u), (*x).neg_32.as_ptr().add(u));
+        let sums = dots::<F, S, M, 0, 4>(codes, Rows { codes: row, neg_sums, stride: size_of::<ActBlock>() });
         let scales = codes.add(F::Codes::BYTES);
         let scale = F::scale::<S>(scales);
         for m in 0..M {
-            let x = &*x.add(m);
-            acc[m] = S::fma(S::to_f(sums[m]), S::mul(scale, S::splat(x.scale)), acc[m]);
+            part[m] = S::fma(S::to_f(sums[m]), scale, part[m]);
         }
         if F::HAS_MIN {
             let min = F::min::<S>(scales);
             for m in 0..M {
-                acc[m] = S::fma(min, S::splat((*x.add(m)).scaled_sum), acc[m]);
+                part[m] = S::fma(min, S::splat(*(*x.add(m)).float_32.get_unchecked(u)), part[m]);
             }
         }
     }

@@ -6,27 +6,43 @@ use pelton_backend::Weight;
 use pelton_quant::DType;
 
 use super::blocks::{self, Format, Packed, Panels};
+use super::codes::{Codes, UnitCodes};
 use super::floats::{self, Element};
 use super::formats::*;
 use super::generic;
 use super::lanes::Scalar;
 use super::superblocks::{self, SuperFormat};
 use super::superformats::*;
-use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+use crate::isa::{Amx, Isa};
 
 /// What a kernel wants of the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Quantized blocks of 32.
+    /// Quantized blocks.
     Blocks,
-    /// Quantized blocks of 256.
-    Supers,
     /// Floats.
     Floats,
+    /// Quantized rows for half-deep products of tiles.
+    #[cfg(target_arch = "x86_64")]
+    HalfTiles,
+    /// Quantized rows for whole products of tiles.
+    #[cfg(target_arch = "x86_64")]
+    WholeTiles,
 }
 
 /// Runs a task.
 pub(super) type Run = unsafe fn(&Panels<'_>, DType);
+
+/// Runs a task of many rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiled {
+    from_rows: usize,
+    input: Input,
+    run: unsafe fn(&Panels<'_>, Amx),
+    proof: Amx,
+}
 
 /// A kernel and the layout of its panels.
 #[derive(Clone, Copy, Debug)]
@@ -34,23 +50,39 @@ pub(super) struct Kernel {
     /// Its name in a [`pelton_backend::Placement`].
     pub(super) name: &'static str,
     pub(super) dtype: DType,
-    pub(super) input: Input,
+    input: Input,
     /// Bytes of a panel of `k` input features.
     pub(super) panel_bytes: fn(DType, usize) -> usize,
     /// Packs rows `16 i..` of the weight as panel `i`, which is all zero before.
     pub(super) pack: fn(&Weight, usize, &mut [u8]),
     run: Run,
+    /// Another way with many rows, from the same panels to the same bits.
+    tiled: Option<Tiled>,
 }
 
 impl Kernel {
+    /// What it wants of `rows` rows of activations.
+    pub(super) fn input_of(&self, rows: usize) -> Input {
+        self.tiled(rows).map_or(self.input, |tiled| tiled.input)
+    }
+
+    fn tiled(&self, rows: usize) -> Option<&Tiled> {
+        self.tiled.as_ref().filter(|tiled| rows >= tiled.from_rows)
+    }
+
     /// Runs a task.
     ///
     /// # Safety
-    /// The task's panels were packed by this kernel, its activations are what `input` says, for `rows` rows, and the
-    /// task owns its columns of `out`.
+    /// The task's panels were packed by this kernel, its activations are what [`Kernel::input_of`] says, and the task
+    /// owns its columns of `out`.
     pub(super) unsafe fn run(&self, task: &Panels<'_>) {
         // SAFETY: the caller's; the instructions exist, since kernels are made from an Isa alone.
-        unsafe { (self.run)(task, self.dtype) }
+        unsafe {
+            match self.tiled(task.rows) {
+                Some(tiled) => (tiled.run)(task, tiled.proof),
+                None => (self.run)(task, self.dtype),
+            }
+        }
     }
 }
 
@@ -108,8 +140,16 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
         pack: pack_blocks::<F>,
         run,
+        tiled: None,
     };
-    candidates(isa, &entries).into_iter().map(of).collect()
+    let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Amx(proof) = isa {
+        let run = tiles::run::<tiles::units::Units<F>>;
+        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::HalfTiles, run, proof });
+        kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
+    }
+    kernels
 }
 
 fn super_kernels<F: SuperFormat>(dtype: DType, isa: Isa) -> Vec<Kernel> {
@@ -125,12 +165,20 @@ fn super_kernels<F: SuperFormat>(dtype: DType, isa: Isa) -> Vec<Kernel> {
     let of = |(name, run)| Kernel {
         name,
         dtype,
-        input: Input::Supers,
+        input: Input::Blocks,
         panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
         pack: pack_blocks::<F>,
         run,
+        tiled: None,
     };
-    candidates(isa, &entries).into_iter().map(of).collect()
+    let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Amx(proof) = isa {
+        let run = tiles::run::<tiles::supers::Supers<F>>;
+        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::WholeTiles, run, proof });
+        kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
+    }
+    kernels
 }
 
 fn float_kernels<E: Element>(dtype: DType, isa: Isa) -> Vec<Kernel> {
@@ -148,6 +196,7 @@ fn float_kernels<E: Element>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         panel_bytes: |_, k| k * 16 * E::BYTES,
         pack: pack_floats::<E>,
         run,
+        tiled: None,
     };
     candidates(isa, &entries).into_iter().map(of).collect()
 }
@@ -166,28 +215,69 @@ fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
         let bytes = weight.row_range(rows);
         out[..bytes.len()].copy_from_slice(bytes);
     };
-    Kernel { name: "generic", dtype, input: Input::Floats, panel_bytes, pack, run }
+    Kernel { name: "generic", dtype, input: Input::Floats, panel_bytes, pack, run, tiled: None }
 }
 
-/// The rows of panel `i`, with their place in it.
-fn rows_of(weight: &Weight, i: usize) -> impl Iterator<Item = (usize, &[u8])> {
-    let rows = 16 * i..weight.rows().min(16 * i + 16);
-    weight.row_range(rows).chunks_exact(weight.row_bytes()).enumerate()
-}
-
+/// Block after block of the panel: takes a block of each of its 16 rows apart, then puts their codes side by side.
 fn pack_blocks<F: Packed>(weight: &Weight, panel: usize, out: &mut [u8]) {
-    for (row, file) in rows_of(weight, panel) {
-        for (file, out) in file.chunks_exact(F::FILE_BYTES).zip(out.chunks_exact_mut(F::PANEL_BYTES)) {
-            F::put(file, row, out);
+    let (row_bytes, rows) = (weight.row_bytes(), 16 * panel..weight.rows().min(16 * panel + 16));
+    let (n_rows, file) = (rows.len().min(16), weight.row_range(rows));
+    // Rows past the last one stay zero.
+    let mut codes: [UnitCodes; 8] = [[[0; 32]; 16]; 8];
+    for (i, out) in out.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
+        for row in 0..n_rows {
+            F::put(&file[row * row_bytes + i * F::FILE_BYTES..][..F::FILE_BYTES], row, &mut codes, out);
+        }
+        for (unit, codes) in codes[..F::UNITS].iter().enumerate() {
+            F::Codes::put(codes, &mut out[F::codes_at(unit)..]);
         }
     }
 }
 
+/// Elements of a row that are put side by side before the next rows': their part of the panel stays in cache.
+const FLOAT_RUN: usize = 256;
+
+/// In runs of [`FLOAT_RUN`] elements, two rows and two elements at a time where there are two.
 fn pack_floats<E: Element>(weight: &Weight, panel: usize, out: &mut [u8]) {
-    for (row, file) in rows_of(weight, panel) {
-        for (file, out) in file.chunks_exact(E::BYTES).zip(out.chunks_exact_mut(16 * E::BYTES)) {
-            out[row * E::BYTES..][..E::BYTES].copy_from_slice(file);
+    let (row_bytes, rows) = (weight.row_bytes(), 16 * panel..weight.rows().min(16 * panel + 16));
+    let (n_rows, file) = (rows.len().min(16), weight.row_range(rows));
+    for (i, out) in out.chunks_mut(16 * E::BYTES * FLOAT_RUN).enumerate() {
+        let len = out.len() / 16;
+        let run = |row: usize| &file[row * row_bytes + i * FLOAT_RUN * E::BYTES..][..len];
+        for row in (0..n_rows).step_by(2) {
+            let pairs = if row + 1 < n_rows { put_pairs::<E>(run(row), run(row + 1), row, out) } else { 0 };
+            for row in row..n_rows.min(row + 2) {
+                let left = run(row).chunks_exact(E::BYTES).zip(out.chunks_exact_mut(16 * E::BYTES)).skip(pairs);
+                for (element, out) in left {
+                    out[row * E::BYTES..][..E::BYTES].copy_from_slice(element);
+                }
+            }
         }
+    }
+}
+
+/// Puts the elements of rows `row` and `row + 1`, as many as there are pairs of; says how many.
+#[inline(always)]
+fn put_pairs<E: Element>(a: &[u8], b: &[u8], row: usize, out: &mut [u8]) -> usize {
+    let out = out.chunks_exact_mut(2 * 16 * E::BYTES);
+    match E::BYTES {
+        2 => {
+            for ((a, b), out) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0).zip(out) {
+                let (a, b) = (u32::from_le_bytes(*a), u32::from_le_bytes(*b));
+                out[2 * row..][..4].copy_from_slice(&(a & 0xffff | b << 16).to_le_bytes());
+                out[32 + 2 * row..][..4].copy_from_slice(&(a >> 16 | b & 0xffff_0000).to_le_bytes());
+            }
+            a.len() / 4 * 2
+        }
+        4 => {
+            for ((a, b), out) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).zip(out) {
+                let (a, b) = (u64::from_le_bytes(*a), u64::from_le_bytes(*b));
+                out[4 * row..][..8].copy_from_slice(&(a & 0xffff_ffff | b << 32).to_le_bytes());
+                out[64 + 4 * row..][..8].copy_from_slice(&(a >> 32 | b & !0xffff_ffff).to_le_bytes());
+            }
+            a.len() / 8 * 2
+        }
+        _ => 0,
     }
 }
 

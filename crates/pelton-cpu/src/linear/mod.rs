@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! LinearSpec ── pack ─▶ segments (one a part: Q, K, V …) of panels of 16 output features   memory.rs, kernel.rs
+//!   or taken from a file that an earlier start packed                                      packed.rs
 //! x ── quantize, interleave ─▶ tiles of rows                                               activations.rs
 //! panels × tiles ─▶ out                                                                    blocks.rs, floats.rs
 //! ```
 //!
-//! The kernels are written once: `blocks.rs` for quantized formats (`formats.rs` says how each is stored, `codes.rs`
-//! how its integers lie), `floats.rs` for float formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary,
-//! and `kernel.rs` the table of all of them.
+//! The kernels are written once: `blocks.rs` for formats of 32 elements a block and `superblocks.rs` for those of 256
+//! (`formats.rs` and `superformats.rs` say how each is stored, `codes.rs` how its integers lie), `floats.rs` for float
+//! formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary, and `kernel.rs` the table of all of them. With
+//! many rows, machines with AMX take the quantized ones through `tiles/`, to the same bits.
 //!
 //! Invariant: every output is the same bits on every instruction set, alone or among other rows, and on any number
 //! of threads, because no f32 sum is ever split or reordered.
@@ -24,10 +26,13 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 pub(crate) mod memory;
+mod packed;
 mod superblocks;
 mod superformats;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use pelton_backend::{BackendError, LinearSpec, Placement, Weight};
 
@@ -36,6 +41,8 @@ use activations::Shared;
 use blocks::{Panels, STREAMS};
 use kernel::{Input, Kernel, kernels_for};
 use memory::PanelMemory;
+pub use packed::{PackedError, checksum, packed_source};
+pub(crate) use packed::{PackedFile, PackedWriter};
 
 use crate::isa::Isa;
 use crate::pool::Pool;
@@ -96,12 +103,42 @@ impl PackedLinear {
         PackedLinear::pack_with(spec, isa, pool, &|weight| kernels_for(weight.dtype(), isa)[0])
     }
 
+    /// [`PackedLinear::pack`], but for the parts whose panels a packed file has.
+    pub(crate) fn take_or_pack(
+        spec: &LinearSpec,
+        isa: Isa,
+        pool: &Pool,
+        file: &mut PackedFile,
+    ) -> Result<PackedLinear, BackendError> {
+        let choose = |weight: &Weight| kernels_for(weight.dtype(), isa)[0];
+        PackedLinear::assemble(spec, isa, pool, &choose, &mut |weight, kernel| file.take(weight, kernel))
+    }
+
+    /// Appends its parts to a packed file.
+    pub(crate) fn store(&self, file: &mut PackedWriter, pool: &Pool) -> Result<(), PackedError> {
+        for s in &self.segments {
+            file.push((&s.name, s.kernel.dtype, s.rows, self.in_features), s.panel_bytes, s.panels.bytes(), pool)?;
+        }
+        Ok(())
+    }
+
     /// Packs a layer with the kernels that `choose` picks.
     fn pack_with(
         spec: &LinearSpec,
         isa: Isa,
         pool: &Pool,
         choose: &dyn Fn(&Weight) -> Kernel,
+    ) -> Result<PackedLinear, BackendError> {
+        PackedLinear::assemble(spec, isa, pool, choose, &mut |_, _| None)
+    }
+
+    /// Takes the panels that `find` has and packs the others.
+    fn assemble(
+        spec: &LinearSpec,
+        isa: Isa,
+        pool: &Pool,
+        choose: &dyn Fn(&Weight) -> Kernel,
+        find: &mut dyn FnMut(&Weight, &Kernel) -> Option<PanelMemory>,
     ) -> Result<PackedLinear, BackendError> {
         let mut segments = Vec::with_capacity(spec.parts.len());
         let mut first_col = 0;
@@ -112,7 +149,8 @@ impl PackedLinear {
             let (rows, panel_bytes) = (weight.rows(), (kernel.panel_bytes)(weight.dtype(), weight.cols()));
             let n_panels = rows.div_ceil(16);
             let fill = |panel: usize, out: &mut [u8]| (kernel.pack)(weight, panel, out);
-            let panels = PanelMemory::new(n_panels, panel_bytes, pool, &fill).ok_or_else(|| {
+            let pack = || PanelMemory::new(n_panels, panel_bytes, pool, &fill);
+            let panels = find(weight, &kernel).or_else(pack).ok_or_else(|| {
                 let bytes = n_panels.saturating_mul(panel_bytes);
                 BackendError::OutOfMemory { what: format!("packing {}", weight.name()), bytes }
             })?;
@@ -153,7 +191,7 @@ impl PackedLinear {
 
     /// `out (rows, out_features) = x (rows, in_features) W^T + bias`.
     ///
-    /// Quantized formats see `x` rounded to signed bytes, with one scale for each 32 values of a row (the exact
+    /// Quantized formats see `x` rounded to signed bytes, with one scale for each 256 values of a row (the exact
     /// recipe is in `activations.rs`); float formats see it as it is. A value of `x` that is not finite makes its
     /// row's outputs NaN (or, for float formats, what IEEE arithmetic gives) and no other row's.
     ///
@@ -166,12 +204,18 @@ impl PackedLinear {
         if rows == 0 {
             return;
         }
-        let wants = |input| self.segments.iter().any(|s| s.kernel.input == input);
+        let wants = |input| self.segments.iter().any(|s| s.kernel.input_of(rows) == input);
         if wants(Input::Blocks) {
             scratch.quantize(x, rows, self.isa, pool);
         }
-        if wants(Input::Supers) {
-            scratch.quantize_supers(x, rows, self.isa, pool);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if wants(Input::HalfTiles) {
+                scratch.half_tiles.quantize(x, rows, tiles::activations::HALF, pool);
+            }
+            if wants(Input::WholeTiles) {
+                scratch.whole_tiles.quantize(x, rows, tiles::activations::WHOLE, pool);
+            }
         }
         // A single row is its own interleaving.
         if wants(Input::Floats) && rows > 1 {
@@ -182,6 +226,7 @@ impl PackedLinear {
         let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(threads));
         let n_tasks = self.segments.iter().map(tasks_of).sum();
         let out = Shared(out.as_mut_ptr());
+        let scratch = &*scratch;
         pool.run(n_tasks, &|mut task| {
             for segment in &self.segments {
                 let tasks = tasks_of(segment);
@@ -189,8 +234,7 @@ impl PackedLinear {
                     let per_task = segment.panels_per_task(threads);
                     let first = task * per_task;
                     let n = per_task.min(segment.n_panels() - first);
-                    let (blocks, supers) = (&scratch.blocks, &scratch.supers);
-                    let activations = Activations { rows, k: self.in_features, blocks, supers, floats };
+                    let activations = Activations { rows, k: self.in_features, scratch, floats };
                     // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
                     unsafe { segment.run(first, n, &activations, out.get(), self.out_features) };
                     return;
@@ -205,8 +249,7 @@ impl PackedLinear {
 struct Activations<'a> {
     rows: usize,
     k: usize,
-    blocks: &'a [activations::ActBlock],
-    supers: &'a [activations::ActSuper],
+    scratch: &'a LinearScratch,
     floats: &'a [f32],
 }
 
@@ -226,8 +269,7 @@ impl Segment {
             n_panels: n,
             k: x.k,
             rows: x.rows,
-            blocks: x.blocks,
-            supers: x.supers,
+            scratch: x.scratch,
             floats: x.floats,
             bias,
             out,

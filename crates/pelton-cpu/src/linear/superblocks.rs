@@ -22,12 +22,12 @@
 //! ```
 //!
 //! All but two operations of a superblock are exact, so they may be done in any order: tiles of AMX take others, see
-//! `amx/`. `total` is largest for `q6_k`: 16 sub-blocks of 16 * 32 * 127 * 128, which is 133 million. The departures
+//! `tiles/`. `total` is largest for `q6_k`: 16 sub-blocks of 16 * 32 * 127 * 128, which is 133 million. The departures
 //! are those of `blocks.rs`.
 
 #![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
 
-use super::activations::{ActSuper, SUPER, tiles};
+use super::activations::{ActBlock, BLOCK, UNIT, tiles};
 use super::blocks::{Packed, Panels, Rows, STREAMS, ahead, dots};
 use super::codes::Codes;
 use super::lanes::Lanes;
@@ -37,6 +37,17 @@ pub(super) const UNITS: usize = 8;
 
 /// Bytes of `d` and of `-dmin` of 16 rows.
 pub(super) const HALVES: usize = 32;
+
+/// How tiles hold `scale * code`, see `tiles/supers.rs`.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX has tiles"))]
+pub(super) enum Planes {
+    /// It fits a byte.
+    One,
+    /// Codes below 32 and scales below 64: two planes of unsigned digits.
+    Unsigned,
+    /// At most 13 bits with the sign: two planes of signed digits.
+    Signed,
+}
 
 /// A format of 256 elements a block.
 pub(super) trait SuperFormat: Packed {
@@ -48,6 +59,8 @@ pub(super) trait SuperFormat: Packed {
     const MINS: usize;
     /// Bytes of a pair of minima, for 16 rows.
     const PAIR: usize;
+    /// How tiles hold it.
+    const PLANES: Planes;
 
     /// Bytes of a block's head, for 16 rows.
     const HEAD: usize = if Self::MINS > 0 { 2 * HALVES + Self::MINS / 2 * Self::PAIR } else { HALVES };
@@ -74,14 +87,14 @@ pub(super) trait SuperFormat: Packed {
 /// Runs a task: all panels for a tile of rows before the next tile, so that both stay in the second-level cache.
 ///
 /// # Safety
-/// As [`Lanes`]; `weights` are panels of `F`, `supers` are `rows` rows in tiles, and the task owns its columns of
+/// As [`Lanes`]; `weights` are panels of `F`, the superblocks are `rows` rows in tiles, and the task owns its columns of
 /// `out`.
 #[inline(always)]
 pub(super) unsafe fn run<F: SuperFormat, S: Lanes>(task: &Panels<'_>) {
-    let blocks = task.k / SUPER;
-    assert_eq!(task.supers.len(), task.rows * blocks);
+    let blocks = task.k / BLOCK;
+    assert_eq!(task.scratch.blocks.len(), task.rows * blocks);
     for (row, group) in tiles(task.rows) {
-        let x = task.supers[row * blocks..].as_ptr();
+        let x = task.scratch.blocks[row * blocks..].as_ptr();
         // As in `blocks.rs`.
         let m = group.min(S::MAX_ROWS);
         for i in (0..group).step_by(m) {
@@ -90,7 +103,7 @@ pub(super) unsafe fn run<F: SuperFormat, S: Lanes>(task: &Panels<'_>) {
                 let (row, x) = (row + i, x.add(i));
                 match m {
                     8 if S::HAS_8 => tile::<F, S, 8, 1>(task, row, x, group),
-                    4 if S::HAS_8 => tile::<F, S, 4, STREAMS>(task, row, x, group),
+                    4 if S::HAS_8 => tile::<F, S, 4, 2>(task, row, x, group),
                     4 if S::HAS_4 => tile::<F, S, 4, 1>(task, row, x, group),
                     2 if S::HAS_2 => tile::<F, S, 2, STREAMS>(task, row, x, group),
                     _ => tile::<F, S, 1, STREAMS>(task, row, x, group),
@@ -108,7 +121,7 @@ pub(super) unsafe fn run<F: SuperFormat, S: Lanes>(task: &Panels<'_>) {
 unsafe fn tile<F: SuperFormat, S: Lanes, const M: usize, const P: usize>(
     task: &Panels<'_>,
     row: usize,
-    x: *const ActSuper,
+    x: *const ActBlock,
     group: usize,
 ) {
     let run = task.n_panels.div_ceil(P);
@@ -119,9 +132,19 @@ unsafe fn tile<F: SuperFormat, S: Lanes, const M: usize, const P: usize>(
             let mut acc = [[S::splat(0.0); M]; P];
             let mut block = task.weights.add(first * task.panel_bytes);
             let mut x = x;
-            for _ in 0..task.k / SUPER {
+            for _ in 0..task.k / BLOCK {
+                let mut totals = [[S::splat_i(0); M]; P];
+                for u in 0..UNITS {
+                    for (j, total) in totals[..n].iter_mut().enumerate() {
+                        let codes = block.add(j * run * task.panel_bytes + F::HEAD + u * F::UNIT);
+                        for line in 0..const { F::PANEL_BYTES.div_ceil(64 * UNITS) } {
+                            S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
+                        }
+                        unit::<F, S, M>(codes, x, u, total);
+                    }
+                }
                 for (j, acc) in acc[..n].iter_mut().enumerate() {
-                    superblock::<F, S, M, P>(block.add(j * run * task.panel_bytes), x, acc);
+                    scale::<F, S, M>(block.add(j * run * task.panel_bytes), x, &totals[j], acc);
                 }
                 // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
                 x = x.wrapping_add(group);
@@ -136,46 +159,60 @@ unsafe fn tile<F: SuperFormat, S: Lanes, const M: usize, const P: usize>(
     }
 }
 
-/// One superblock of one panel times `M` rows.
+/// Unit `u` of a superblock of one panel times `M` rows.
 ///
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn superblock<F: SuperFormat, S: Lanes, const M: usize, const P: usize>(
+unsafe fn unit<F: SuperFormat, S: Lanes, const M: usize>(
+    codes: *const u8,
+    x: *const ActBlock,
+    u: usize,
+    total: &mut [S::I; M],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let scales = codes.add(F::Codes::BYTES);
+        let rows = Rows {
+            codes: (*x).codes.as_ptr().add(UNIT * u),
+            neg_sums: (*x).neg_32.as_ptr().add(u),
+            stride: size_of::<ActBlock>(),
+        };
+        if F::PARTS == 1 {
+            let sums = dots::<F, S, M, 0, 4>(codes, rows);
+            let scale = F::scale::<S>(scales, 0);
+            for m in 0..M {
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
+            }
+        } else {
+            let neg_sums = (*x).neg_16.as_ptr().add(2 * u);
+            let sums = dots::<F, S, M, 0, 2>(codes, Rows { neg_sums, ..rows });
+            let scale = F::scale::<S>(scales, 0);
+            for m in 0..M {
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
+            }
+            let sums = dots::<F, S, M, 2, 4>(codes, Rows { neg_sums: neg_sums.add(1), ..rows });
+            let scale = F::scale::<S>(scales, 1);
+            for m in 0..M {
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
+            }
+        }
+    }
+}
+
+/// Scales the totals of a superblock of one panel and adds them, and the minima, to the sums of `M` rows.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn scale<F: SuperFormat, S: Lanes, const M: usize>(
     head: *const u8,
-    x: *const ActSuper,
+    x: *const ActBlock,
+    total: &[S::I; M],
     acc: &mut [S::F; M],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let mut total = [S::splat_i(0); M];
-        for u in 0..UNITS {
-            let codes = head.add(F::HEAD + u * F::UNIT);
-            for line in 0..const { F::PANEL_BYTES.div_ceil(64 * UNITS) } {
-                S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
-            }
-            let scales = codes.add(F::Codes::BYTES);
-            let row = (*x).codes.as_ptr().add(32 * u);
-            let rows = |neg_sums| Rows { codes: row, neg_sums, stride: size_of::<ActSuper>() };
-            if F::PARTS == 1 {
-                let sums = dots::<F, S, M, 0, 4>(codes, rows(&raw const (*x).neg_32[u]));
-                let scale = F::scale::<S>(scales, 0);
-                for m in 0..M {
-                    total[m] = S::mul_add_i(sums[m], scale, total[m]);
-                }
-            } else {
-                let sums = dots::<F, S, M, 0, 2>(codes, rows(&raw const (*x).neg_16[2 * u]));
-                let scale = F::scale::<S>(scales, 0);
-                for m in 0..M {
-                    total[m] = S::mul_add_i(sums[m], scale, total[m]);
-                }
-                let sums = dots::<F, S, M, 2, 4>(codes, rows(&raw const (*x).neg_16[2 * u + 1]));
-                let scale = F::scale::<S>(scales, 1);
-                for m in 0..M {
-                    total[m] = S::mul_add_i(sums[m], scale, total[m]);
-                }
-            }
-        }
         let d = S::load_f16(head);
         for m in 0..M {
             acc[m] = S::fma(S::to_f(total[m]), S::mul(d, S::splat((*x.add(m)).scale)), acc[m]);

@@ -7,20 +7,25 @@
 use pelton_quant::{iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k};
 
 use super::blocks::Packed;
-use super::codes::{Codes, FiveBits, Levels, Nibbles, SixBits, ThreeBits, TwoBits};
-use super::formats::{Uneven, block, level_index, put_f16};
+use super::codes::{Codes, FiveBits, Levels, Nibbles, SixBits, ThreeBits, TwoBits, UnitCodes};
+use super::formats::{Uneven, block, put_f16};
 use super::lanes::Lanes;
-use super::superblocks::{HALVES, SuperFormat};
+use super::superblocks::{HALVES, Planes, SuperFormat};
 
 const _: () = assert!(q6_k::OFFSET == 1 << 5 && q3_k::OFFSET == 1 << 2);
 
-/// The units of a block of a panel, each with its codes.
-fn units<'a, F: SuperFormat>(
-    codes: &'a [u8; 256],
-    panel: &'a mut [u8],
-) -> impl Iterator<Item = (usize, &'a [u8; 32], &'a mut [u8])> {
-    let units = panel[F::HEAD..].chunks_exact_mut(F::UNIT);
-    codes.as_chunks::<32>().0.iter().zip(units).enumerate().map(|(u, (codes, unit))| (u, codes, unit))
+/// The units of a block of a panel.
+#[inline(always)]
+fn units<F: SuperFormat>(panel: &mut [u8]) -> impl Iterator<Item = (usize, &mut [u8])> {
+    panel[F::HEAD..].chunks_exact_mut(F::UNIT).enumerate()
+}
+
+/// Deals the codes of a block of the file to its units, as row `row`.
+#[inline(always)]
+fn deal(block: &[u8; 256], row: usize, codes: &mut [UnitCodes]) {
+    for (block, codes) in block.as_chunks::<32>().0.iter().zip(codes) {
+        codes[row] = *block;
+    }
 }
 
 /// Bytes of a block of a panel.
@@ -40,15 +45,23 @@ macro_rules! affine_superblocks {
             const FILE_BYTES: usize = $module::BLOCK_BYTES;
             const PANEL_BYTES: usize = panel_bytes::<$name>();
 
-            fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+            const UNITS: usize = 8;
+
+            #[inline(always)]
+            fn codes_at(unit: usize) -> usize {
+                Self::HEAD + Self::UNIT * unit
+            }
+
+            #[inline(always)]
+            fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
                 let block = block(file);
-                let mut codes = [0; 256];
-                $module::codes(block, &mut codes);
+                let mut all = [0; 256];
+                $module::codes(block, &mut all);
+                deal(&all, row, codes);
                 let (scales, mins) = $module::scales_mins(block);
                 put_f16($module::d(block), 0, row, panel);
                 put_f16(-$module::dmin(block), HALVES, row, panel);
-                for (u, codes, unit) in units::<Self>(&codes, panel) {
-                    <$codes>::put(codes, row, unit);
+                for (u, unit) in units::<Self>(panel) {
                     unit[<$codes>::BYTES + row] = scales[u];
                 }
                 for (u, min) in mins.into_iter().enumerate() {
@@ -62,6 +75,7 @@ macro_rules! affine_superblocks {
             const SCALES: usize = 16;
             const MINS: usize = 8;
             const PAIR: usize = 32;
+            const PLANES: Planes = Planes::Unsigned;
 
             #[inline(always)]
             unsafe fn scale<S: Lanes>(p: *const u8, _: usize) -> S::I {
@@ -92,14 +106,22 @@ macro_rules! scaled_superblocks {
             const FILE_BYTES: usize = $module::BLOCK_BYTES;
             const PANEL_BYTES: usize = panel_bytes::<$name>();
 
-            fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+            const UNITS: usize = 8;
+
+            #[inline(always)]
+            fn codes_at(unit: usize) -> usize {
+                Self::HEAD + Self::UNIT * unit
+            }
+
+            #[inline(always)]
+            fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
                 let block = block(file);
-                let mut codes = [0; 256];
-                $module::codes(block, &mut codes);
+                let mut all = [0; 256];
+                $module::codes(block, &mut all);
+                deal(&all, row, codes);
                 let scales = $module::scales(block);
                 put_f16($module::d(block), 0, row, panel);
-                for (u, codes, unit) in units::<Self>(&codes, panel) {
-                    <$codes>::put(codes, row, unit);
+                for (u, unit) in units::<Self>(panel) {
                     unit[<$codes>::BYTES + row] = scales[2 * u] as u8;
                     unit[<$codes>::BYTES + 16 + row] = scales[2 * u + 1] as u8;
                 }
@@ -111,6 +133,7 @@ macro_rules! scaled_superblocks {
             const SCALES: usize = 32;
             const MINS: usize = 0;
             const PAIR: usize = 0;
+            const PLANES: Planes = Planes::Signed;
 
             #[inline(always)]
             unsafe fn scale<S: Lanes>(p: *const u8, part: usize) -> S::I {
@@ -133,15 +156,23 @@ impl Packed for Q2K {
     const FILE_BYTES: usize = q2_k::BLOCK_BYTES;
     const PANEL_BYTES: usize = panel_bytes::<Q2K>();
 
-    fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+    const UNITS: usize = 8;
+
+    #[inline(always)]
+    fn codes_at(unit: usize) -> usize {
+        Self::HEAD + Self::UNIT * unit
+    }
+
+    #[inline(always)]
+    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
         let block = block(file);
-        let mut codes = [0; 256];
-        q2_k::codes(block, &mut codes);
+        let mut all = [0; 256];
+        q2_k::codes(block, &mut all);
+        deal(&all, row, codes);
         let (scales, mins) = q2_k::scales_mins(block);
         put_f16(q2_k::d(block), 0, row, panel);
         put_f16(-q2_k::dmin(block), HALVES, row, panel);
-        for (u, codes, unit) in units::<Self>(&codes, panel) {
-            TwoBits::put(codes, row, unit);
+        for (u, unit) in units::<Self>(panel) {
             unit[TwoBits::BYTES + row] = scales[2 * u] | scales[2 * u + 1] << 4;
         }
         for (i, pair) in mins.as_chunks::<2>().0.iter().enumerate() {
@@ -155,6 +186,7 @@ impl SuperFormat for Q2K {
     const SCALES: usize = 16;
     const MINS: usize = 16;
     const PAIR: usize = 16;
+    const PLANES: Planes = Planes::One;
 
     #[inline(always)]
     unsafe fn scale<S: Lanes>(p: *const u8, part: usize) -> S::I {
@@ -177,14 +209,22 @@ impl Packed for Iq4Xs {
     const FILE_BYTES: usize = iq4_xs::BLOCK_BYTES;
     const PANEL_BYTES: usize = panel_bytes::<Iq4Xs>();
 
-    fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+    const UNITS: usize = 8;
+
+    #[inline(always)]
+    fn codes_at(unit: usize) -> usize {
+        Self::HEAD + Self::UNIT * unit
+    }
+
+    #[inline(always)]
+    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
         let block = block(file);
-        let mut levels = [0; 256];
-        iq4_xs::codes(block, &mut levels);
+        let mut all = [0; 256];
+        iq4_xs::indices(block, &mut all);
+        deal(&all, row, codes);
         let scales = iq4_xs::scales(block);
         put_f16(iq4_xs::d(block), 0, row, panel);
-        for (u, codes, unit) in units::<Self>(&levels.map(level_index), panel) {
-            Self::Codes::put(codes, row, unit);
+        for (u, unit) in units::<Self>(panel) {
             unit[Self::Codes::BYTES + row] = scales[u] as u8;
         }
     }
@@ -195,6 +235,7 @@ impl SuperFormat for Iq4Xs {
     const SCALES: usize = 16;
     const MINS: usize = 0;
     const PAIR: usize = 0;
+    const PLANES: Planes = Planes::Signed;
 
     #[inline(always)]
     unsafe fn scale<S: Lanes>(p: *const u8, _: usize) -> S::I {

@@ -80,6 +80,7 @@ fn spec(weight: &Weight) -> LinearSpec {
 fn widths(dtype: DType) -> Vec<usize> {
     match dtype.block_len() {
         1 => vec![1, 7, 31, 33, 100],
+        32 => [1, 3, 8, 9, 28, 40].map(|n| n * 32).to_vec(),
         block => [1, 2, 3, 9].map(|n| n * block).to_vec(),
     }
 }
@@ -117,26 +118,19 @@ fn assert_same(got: &[f32], want: &[f32], what: &str) {
     }
 }
 
-/// What the kernels of a quantized type see of a row: its values, rounded, and half a step of each.
-fn rounded(dtype: DType, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
+/// What the kernels of quantized types see of a row: its values, rounded, and half a step of each.
+fn rounded(x: &[f32]) -> (Vec<f64>, Vec<f64>) {
     let mut scratch = LinearScratch::new();
-    let pool = Pool::new(1).unwrap();
-    let value = |code: i8, scale: f32| f64::from(code) * f64::from(scale);
-    if dtype.block_len() == 256 {
-        scratch.quantize_supers(x, 1, Isa::Scalar, &pool);
-        let values = scratch.supers.iter().flat_map(|b| b.codes.map(|c| value(c, b.scale)));
-        (values.collect(), scratch.supers.iter().flat_map(|b| [f64::from(b.scale) / 2.0; 256]).collect())
-    } else {
-        scratch.quantize(x, 1, Isa::Scalar, &pool);
-        let values = scratch.blocks.iter().flat_map(|b| b.codes.map(|c| value(c, b.scale)));
-        (values.collect(), scratch.blocks.iter().flat_map(|b| [f64::from(b.scale) / 2.0; 32]).collect())
-    }
+    scratch.quantize(x, 1, Isa::Scalar, &Pool::new(1).unwrap());
+    let values = scratch.blocks.iter().flat_map(|b| b.codes.map(|c| f64::from(c) * f64::from(b.scale)));
+    let half_steps = scratch.blocks.iter().flat_map(|b| [f64::from(b.scale) / 2.0; 256]);
+    (values.take(x.len()).collect(), half_steps.take(x.len()).collect())
 }
 
 /// Checks one row's outputs against f64 sums over the decoded weights.
 fn assert_close(out: &[f32], weight: &Weight, x: &[f32], quantized: bool) {
     let exact: Vec<f64> = x.iter().copied().map(f64::from).collect();
-    let (seen, half_steps) = if quantized { rounded(weight.dtype(), x) } else { (exact.clone(), vec![0.0; x.len()]) };
+    let (seen, half_steps) = if quantized { rounded(x) } else { (exact.clone(), vec![0.0; x.len()]) };
     let mut w = vec![0.0; x.len()];
     for (n, &got) in out.iter().enumerate() {
         weight.decode_row(n, &mut w);
