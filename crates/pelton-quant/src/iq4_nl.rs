@@ -19,6 +19,7 @@ pub const BLOCK_BYTES: usize = 18;
 pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// The scale as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
@@ -29,9 +30,17 @@ pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
 }
 
 /// The codes (values of [`LEVELS`]) in element order.
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
     let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of indices");
     look_up(packed, &LEVELS, out);
+}
+
+/// The indices into [`LEVELS`], in element order.
+#[inline]
+pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
+    let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of indices");
+    unpack_nibbles(packed, out);
 }
 
 /// Unpacks 32 nibbles and looks each up in `levels`.

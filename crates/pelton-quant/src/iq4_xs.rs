@@ -12,7 +12,7 @@
 use half::f16;
 
 use crate::iq4_nl::{LEVELS, look_up};
-use crate::rounding::f16_at;
+use crate::rounding::{f16_at, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 256;
@@ -22,11 +22,13 @@ pub const BLOCK_BYTES: usize = 136;
 pub const SUB_LEN: usize = 32;
 
 /// The scale of the scales, as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
 
 /// The scales (−32 to 31) of the sub-blocks, in element order.
+#[inline]
 pub fn scales(block: &[u8; BLOCK_BYTES]) -> [i8; 8] {
     let high = u16::from_le_bytes([block[2], block[3]]);
     std::array::from_fn(|s| {
@@ -36,7 +38,17 @@ pub fn scales(block: &[u8; BLOCK_BYTES]) -> [i8; 8] {
     })
 }
 
+/// The indices into [`LEVELS`], in element order.
+#[inline]
+pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
+    let packed = block[8..].as_chunks::<16>().0;
+    for (packed, indices) in packed.iter().zip(out.as_chunks_mut::<SUB_LEN>().0) {
+        unpack_nibbles(packed, indices);
+    }
+}
+
 /// The codes (values of [`LEVELS`]) in element order.
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
     let packed = block[8..].as_chunks::<16>().0;
     for (packed, codes) in packed.iter().zip(out.as_chunks_mut::<SUB_LEN>().0) {

@@ -11,7 +11,7 @@
 //! Microscaling Formats (MX) specification 1.0. As in ggml, `e` = 255 is 2¹²⁷ and not NaN.
 
 use crate::iq4_nl::look_up;
-use crate::rounding::{first_extreme, pack_nibbles};
+use crate::rounding::{first_extreme, pack_nibbles, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -21,6 +21,7 @@ pub const BLOCK_BYTES: usize = 17;
 pub const LEVELS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// The exponent as stored (E8M0, biased by 127).
+#[inline]
 pub fn exponent(block: &[u8; BLOCK_BYTES]) -> u8 {
     block[0]
 }
@@ -38,7 +39,15 @@ fn half_power(e: u8) -> f32 {
     })
 }
 
+/// The indices into [`LEVELS`], in element order.
+#[inline]
+pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
+    let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of floats");
+    unpack_nibbles(packed, out);
+}
+
 /// The codes (values of [`LEVELS`]) in element order.
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
     let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of floats");
     look_up(packed, &LEVELS, out);

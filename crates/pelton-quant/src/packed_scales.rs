@@ -7,6 +7,7 @@
 //! ```
 
 /// Scales and minima, each 0 to 63.
+#[inline]
 pub(crate) fn unpack(bytes: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let (mut scales, mut mins) = ([0; 8], [0; 8]);
     for s in 0..4 {

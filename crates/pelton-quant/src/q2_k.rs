@@ -20,16 +20,19 @@ pub const BLOCK_BYTES: usize = 84;
 pub const SUB_LEN: usize = 16;
 
 /// The scale of the scales, as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 80)
 }
 
 /// The scale of the minima, as stored.
+#[inline]
 pub fn dmin(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 82)
 }
 
 /// Scales and minima (0 to 15) of the sub-blocks, in element order.
+#[inline]
 pub fn scales_mins(block: &[u8; BLOCK_BYTES]) -> ([u8; 16], [u8; 16]) {
     (std::array::from_fn(|i| block[i] & 15), std::array::from_fn(|i| block[i] >> 4))
 }

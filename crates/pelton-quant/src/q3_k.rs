@@ -25,11 +25,13 @@ pub const SUB_LEN: usize = 16;
 pub const OFFSET: u8 = 4;
 
 /// The scale of the scales, as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 108)
 }
 
 /// The scales (−32 to 31) of the sub-blocks, in element order.
+#[inline]
 pub fn scales(block: &[u8; BLOCK_BYTES]) -> [i8; 16] {
     let packed = &block[96..108];
     std::array::from_fn(|s| {

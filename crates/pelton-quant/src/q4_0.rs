@@ -19,6 +19,7 @@ pub const BLOCK_BYTES: usize = 18;
 pub const OFFSET: u8 = 8;
 
 /// The scale as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
@@ -29,6 +30,7 @@ pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
 }
 
 /// The codes, 0 to 15, in element order.
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     let (_, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of codes");
     unpack_nibbles(packed, out);

@@ -20,6 +20,7 @@ pub const BLOCK_BYTES: usize = 22;
 pub const OFFSET: u8 = 16;
 
 /// The scale as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
@@ -30,6 +31,7 @@ pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
 }
 
 /// The codes, 0 to 31, in element order.
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     let (head, packed) = block.split_last_chunk::<16>().expect("a block ends with 16 bytes of codes");
     unpack_nibbles(packed, out);
@@ -37,11 +39,15 @@ pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
 }
 
 /// Sets bit 4 of code `i` from bit `i` of the four bytes `qh`.
+#[inline]
 pub(crate) fn add_fifth_bits(qh: &[u8], codes: &mut [u8; 32]) {
+    /// Bit `i` in byte `i`.
+    const EACH: u64 = 0x8040_2010_0804_0201;
     for (codes, bits) in codes.as_chunks_mut::<8>().0.iter_mut().zip(qh) {
-        for (i, code) in codes.iter_mut().enumerate() {
-            *code |= (bits >> i & 1) << 4;
-        }
+        // Eight codes at once: a byte that is not zero carries into its bit 7, never out of it.
+        let spread = (u64::from(*bits) * 0x0101_0101_0101_0101) & EACH;
+        let fifth = (spread + 0x7f7f_7f7f_7f7f_7f7f) >> 3 & 0x1010_1010_1010_1010;
+        *codes = (u64::from_le_bytes(*codes) | fifth).to_le_bytes();
     }
 }
 

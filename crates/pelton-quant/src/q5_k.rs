@@ -25,16 +25,19 @@ pub const BLOCK_BYTES: usize = 176;
 pub const SUB_LEN: usize = 32;
 
 /// The scale of the scales, as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
 
 /// The scale of the minima, as stored.
+#[inline]
 pub fn dmin(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 2)
 }
 
 /// Scales and minima (0 to 63) of the sub-blocks, in element order.
+#[inline]
 pub fn scales_mins(block: &[u8; BLOCK_BYTES]) -> ([u8; 8], [u8; 8]) {
     packed_scales::unpack(block[4..].first_chunk().expect("a block has 12 bytes of scales"))
 }

@@ -24,11 +24,13 @@ pub const SUB_LEN: usize = 16;
 pub const OFFSET: u8 = 32;
 
 /// The scale of the scales, as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 208)
 }
 
 /// The scales (−128 to 127) of the sub-blocks, in element order.
+#[inline]
 pub fn scales(block: &[u8; BLOCK_BYTES]) -> [i8; 16] {
     std::array::from_fn(|s| block[192 + s] as i8)
 }

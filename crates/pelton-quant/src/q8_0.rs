@@ -17,6 +17,7 @@ pub const BLOCK_LEN: usize = 32;
 pub const BLOCK_BYTES: usize = 34;
 
 /// The scale as stored.
+#[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 0)
 }
@@ -27,6 +28,7 @@ pub fn scale(block: &[u8; BLOCK_BYTES]) -> f32 {
 }
 
 /// The codes, −128 to 127, in element order. (Encoders write −127 to 127.)
+#[inline]
 pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
     for (code, byte) in out.iter_mut().zip(&block[2..]) {
         *code = *byte as i8;

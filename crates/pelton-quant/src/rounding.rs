@@ -40,6 +40,7 @@ pub(crate) fn pack_nibbles(codes: &[u8; 32]) -> [u8; 16] {
 }
 
 /// The inverse of [`pack_nibbles`].
+#[inline]
 pub(crate) fn unpack_nibbles(packed: &[u8; 16], codes: &mut [u8; 32]) {
     for (i, byte) in packed.iter().enumerate() {
         codes[i] = byte & 15;
@@ -48,6 +49,7 @@ pub(crate) fn unpack_nibbles(packed: &[u8; 16], codes: &mut [u8; 32]) {
 }
 
 /// The f16 stored little-endian at byte `at`.
+#[inline]
 pub(crate) fn f16_at<const BYTES: usize>(block: &[u8; BYTES], at: usize) -> f16 {
     f16::from_le_bytes([block[at], block[at + 1]])
 }

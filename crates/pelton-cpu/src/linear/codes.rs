@@ -30,40 +30,66 @@ pub(super) trait Codes: 'static {
     /// As [`Lanes`]; `p` points to `BYTES` readable bytes, `t` is below 4.
     unsafe fn pair<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2];
 
-    /// Stores one row's codes of a unit; the row's bits in `out` are zero before.
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]);
+    /// Stores the codes of a unit in its first `BYTES` bytes.
+    fn put(codes: &UnitCodes, out: &mut [u8]);
 }
 
+/// The codes of a unit, `(row, input feature)`.
+pub(super) type UnitCodes = [[u8; 32]; 16];
+
 /// Dword `i` of a row's codes.
+#[inline(always)]
 fn dword(codes: &[u8; 32], i: usize) -> u32 {
     u32::from_le_bytes([codes[4 * i], codes[4 * i + 1], codes[4 * i + 2], codes[4 * i + 3]])
 }
 
-fn put_dword(out: &mut [u8], vector: usize, row: usize, dword: u32) {
-    out[64 * vector + 4 * row..][..4].copy_from_slice(&dword.to_le_bytes());
+#[inline(always)]
+fn put_dword(out: &mut [[u8; 4]; 16], row: usize, dword: u32) {
+    out[row] = dword.to_le_bytes();
+}
+
+/// The first `N` vectors of `out`, each with its 16 dwords.
+#[inline(always)]
+fn vectors<const N: usize>(out: &mut [u8]) -> &mut [[[u8; 4]; 16]; N] {
+    let (dwords, _) = out.as_chunks_mut::<4>();
+    let (vectors, _) = dwords.as_chunks_mut::<16>();
+    vectors.first_chunk_mut().expect("a plane of as many vectors")
 }
 
 const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
 
-fn put_nibbles(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-    for t in 0..4 {
-        let (low, high) = (dword(codes, 2 * t) & LOW_NIBBLES, dword(codes, 2 * t + 1) & LOW_NIBBLES);
-        put_dword(out, t, row, low | high << 4);
+fn put_nibbles(codes: &UnitCodes, out: &mut [u8]) {
+    for (t, out) in vectors::<4>(out).iter_mut().enumerate() {
+        for (row, codes) in codes.iter().enumerate() {
+            let (low, high) = (dword(codes, 2 * t) & LOW_NIBBLES, dword(codes, 2 * t + 1) & LOW_NIBBLES);
+            put_dword(out, row, low | high << 4);
+        }
     }
 }
 
-/// Stores bits `bit` and `bit + 1` of each code.
-fn put_two_bits(codes: &[u8; 32], bit: u32, row: usize, out: &mut [u8]) {
-    for u in 0..2 {
-        let bits = (0..4).fold(0, |bits, f| bits | (dword(codes, 4 * u + f) >> bit & 0x0303_0303) << (2 * f));
-        put_dword(out, u, row, bits);
+/// Stores bits `BIT` and `BIT + 1` of each code.
+fn put_two_bits<const BIT: u32>(codes: &UnitCodes, out: &mut [u8]) {
+    for (u, out) in vectors::<2>(out).iter_mut().enumerate() {
+        for (row, codes) in codes.iter().enumerate() {
+            let mut bits = 0;
+            for f in 0..4 {
+                bits |= (dword(codes, 4 * u + f) >> BIT & 0x0303_0303) << (2 * f);
+            }
+            put_dword(out, row, bits);
+        }
     }
 }
 
-/// Stores bit `bit` of each code.
-fn put_one_bit(codes: &[u8; 32], bit: u32, row: usize, out: &mut [u8]) {
-    let bits = (0..8).fold(0, |bits, i| bits | (dword(codes, i) >> bit & 0x0101_0101) << i);
-    put_dword(out, 0, row, bits);
+/// Stores bit `BIT` of each code.
+fn put_one_bit<const BIT: u32>(codes: &UnitCodes, out: &mut [u8]) {
+    let [out] = vectors::<1>(out);
+    for (row, codes) in codes.iter().enumerate() {
+        let mut bits = 0;
+        for i in 0..8 {
+            bits |= (dword(codes, i) >> BIT & 0x0101_0101) << i;
+        }
+        put_dword(out, row, bits);
+    }
 }
 
 /// # Safety
@@ -132,8 +158,12 @@ impl Codes for Bytes {
         // SAFETY: the caller's.
         unsafe { [S::codes(p.add(128 * t)), S::codes(p.add(128 * t + 64))] }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        (0..8).for_each(|i| put_dword(out, i, row, dword(codes, i)));
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        for (i, out) in vectors::<8>(out).iter_mut().enumerate() {
+            for (row, codes) in codes.iter().enumerate() {
+                put_dword(out, row, dword(codes, i));
+            }
+        }
     }
 }
 
@@ -147,8 +177,8 @@ impl Codes for Nibbles {
         // SAFETY: the caller's.
         unsafe { nibbles::<S>(p, t) }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_nibbles(codes, row, out);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_nibbles(codes, out);
     }
 }
 
@@ -174,8 +204,8 @@ impl<T: Table> Codes for Levels<T> {
             [S::look_up(&T::LEVELS, a), S::look_up(&T::LEVELS, b)]
         }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_nibbles(codes, row, out);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_nibbles(codes, out);
     }
 }
 
@@ -193,9 +223,9 @@ impl Codes for FiveBits {
             [S::or(a, one_bit::<S, 4>(fifth, 2 * t)), S::or(b, one_bit::<S, 4>(fifth, 2 * t + 1))]
         }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_nibbles(codes, row, out);
-        put_one_bit(codes, 4, row, &mut out[256..]);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_nibbles(codes, out);
+        put_one_bit::<4>(codes, &mut out[256..]);
     }
 }
 
@@ -214,9 +244,9 @@ impl Codes for SixBits {
             [S::or(a, two_bits::<S, 4>(top, f)), S::or(b, two_bits::<S, 4>(top, f + 1))]
         }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_nibbles(codes, row, out);
-        put_two_bits(codes, 4, row, &mut out[256..]);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_nibbles(codes, out);
+        put_two_bits::<4>(codes, &mut out[256..]);
     }
 }
 
@@ -234,8 +264,8 @@ impl Codes for TwoBits {
             [two_bits::<S, 0>(all, f), two_bits::<S, 0>(all, f + 1)]
         }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_two_bits(codes, 0, row, out);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_two_bits::<0>(codes, out);
     }
 }
 
@@ -253,9 +283,9 @@ impl Codes for ThreeBits {
             [S::or(a, one_bit::<S, 2>(third, 2 * t)), S::or(b, one_bit::<S, 2>(third, 2 * t + 1))]
         }
     }
-    fn put(codes: &[u8; 32], row: usize, out: &mut [u8]) {
-        put_two_bits(codes, 0, row, out);
-        put_one_bit(codes, 2, row, &mut out[128..]);
+    fn put(codes: &UnitCodes, out: &mut [u8]) {
+        put_two_bits::<0>(codes, out);
+        put_one_bit::<2>(codes, &mut out[128..]);
     }
 }
 
@@ -268,9 +298,7 @@ mod tests {
     fn round_trip<C: Codes>(bits: u32) {
         let mut unit = vec![0; C::BYTES];
         let code = |row: usize, k: usize| ((row * 37 + k * 11 + row * k) % (1 << bits)) as u8;
-        for row in 0..16 {
-            C::put(&std::array::from_fn(|k| code(row, k)), row, &mut unit);
-        }
+        C::put(&std::array::from_fn(|row| std::array::from_fn(|k| code(row, k))), &mut unit);
         for t in 0..4 {
             // SAFETY: `unit` has the format's bytes; plain arrays need no instructions.
             let pair = unsafe { C::pair::<Scalar>(unit.as_ptr(), t) };

@@ -8,22 +8,24 @@ use half::f16;
 use pelton_quant::{iq4_nl, mxfp4, q4_0, q4_1, q5_0, q5_1, q8_0};
 
 use super::blocks::{Format, Packed};
-use super::codes::{Bytes, Codes, FiveBits, Levels, Nibbles, Table};
+use super::codes::{Bytes, Codes, FiveBits, Levels, Nibbles, Table, UnitCodes};
 use super::lanes::Lanes;
 
 /// The file's block with its length as a type.
+#[inline(always)]
 pub(super) fn block<const N: usize>(file: &[u8]) -> &[u8; N] {
     file.try_into().expect("rows are cut into whole blocks")
 }
 
 /// Puts a half-precision number into lane `row` of 16 at `at`.
+#[inline(always)]
 pub(super) fn put_f16(v: f16, at: usize, row: usize, panel: &mut [u8]) {
     panel[at + 2 * row..][..2].copy_from_slice(&v.to_le_bytes());
 }
 
-/// A format of 32 elements with one scale: codes, then 16 f16.
+/// A format of 32 elements with one scale: codes, then 16 f16. `$read` takes a block apart into bytes.
 macro_rules! scaled_blocks {
-    ($name:ident, $module:ident, $codes:ty, $offset:expr, $byte:expr) => {
+    ($name:ident, $module:ident, $codes:ty, $offset:expr, $read:path) => {
         #[doc = concat!("`", stringify!($module), "`: codes, then the scale `d` of each row in f16.")]
         pub(super) struct $name;
 
@@ -33,11 +35,10 @@ macro_rules! scaled_blocks {
             const FILE_BYTES: usize = $module::BLOCK_BYTES;
             const PANEL_BYTES: usize = <$codes>::BYTES + 32;
 
-            fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+            #[inline(always)]
+            fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
                 let block = block(file);
-                let mut codes = [Default::default(); 32];
-                $module::codes(block, &mut codes);
-                Self::Codes::put(&codes.map($byte), row, panel);
+                $read(block, &mut codes[0][row]);
                 put_f16($module::d(block), Self::Codes::BYTES, row, panel);
             }
         }
@@ -56,15 +57,20 @@ macro_rules! scaled_blocks {
 
 const _: () = assert!(q4_0::OFFSET == 1 << 3 && q5_0::OFFSET == 1 << 4);
 
-/// A signed code as the byte that [`Lanes::dot_wide`] expects.
-fn biased(code: i8) -> u8 {
-    code as u8 ^ 0x80
+/// Signed codes as the bytes that [`Lanes::dot_wide`] expects.
+#[inline(always)]
+fn biased(block: &[u8; q8_0::BLOCK_BYTES], out: &mut [u8; 32]) {
+    let mut codes = [0; 32];
+    q8_0::codes(block, &mut codes);
+    for i in 0..32 {
+        out[i] = codes[i] as u8 ^ 0x80;
+    }
 }
 
-scaled_blocks!(Q4_0, q4_0, Nibbles, Some(3), |c: u8| c);
-scaled_blocks!(Q5_0, q5_0, FiveBits, Some(4), |c: u8| c);
+scaled_blocks!(Q4_0, q4_0, Nibbles, Some(3), q4_0::codes);
+scaled_blocks!(Q5_0, q5_0, FiveBits, Some(4), q5_0::codes);
 scaled_blocks!(Q8_0, q8_0, Bytes, None, biased);
-scaled_blocks!(Iq4Nl, iq4_nl, Levels<Uneven>, None, level_index);
+scaled_blocks!(Iq4Nl, iq4_nl, Levels<Uneven>, None, iq4_nl::indices);
 
 /// A format of 32 elements with scale and minimum: codes, then 16 f16 each.
 macro_rules! affine_blocks {
@@ -78,11 +84,10 @@ macro_rules! affine_blocks {
             const FILE_BYTES: usize = $module::BLOCK_BYTES;
             const PANEL_BYTES: usize = <$codes>::BYTES + 64;
 
-            fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+            #[inline(always)]
+            fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
                 let block = block(file);
-                let mut codes = [0; 32];
-                $module::codes(block, &mut codes);
-                Self::Codes::put(&codes, row, panel);
+                $module::codes(block, &mut codes[0][row]);
                 put_f16($module::d(block), Self::Codes::BYTES, row, panel);
                 put_f16($module::m(block), Self::Codes::BYTES + 32, row, panel);
             }
@@ -134,27 +139,6 @@ const fn plus(levels: &[i8; 16], offset: i16) -> [u8; 16] {
     out
 }
 
-/// For each signed level (as a byte), its index; the first where a level occurs twice (0 and -0).
-const fn indices(levels: &[i8; 16]) -> [u8; 256] {
-    let mut out = [0; 256];
-    let mut i = 16;
-    while i > 0 {
-        i -= 1;
-        out[levels[i] as u8 as usize] = i as u8;
-    }
-    out
-}
-
-pub(super) fn level_index(level: i8) -> u8 {
-    const INDICES: [u8; 256] = indices(&iq4_nl::LEVELS);
-    INDICES[usize::from(level as u8)]
-}
-
-fn fp4_index(level: i8) -> u8 {
-    const INDICES: [u8; 256] = indices(&mxfp4::LEVELS);
-    INDICES[usize::from(level as u8)]
-}
-
 /// `mxfp4`: level indices, then the exponent byte of each row.
 pub(super) struct Mxfp4;
 
@@ -164,11 +148,10 @@ impl Packed for Mxfp4 {
     const FILE_BYTES: usize = mxfp4::BLOCK_BYTES;
     const PANEL_BYTES: usize = Levels::<Fp4>::BYTES + 16;
 
-    fn put(file: &[u8], row: usize, panel: &mut [u8]) {
+    #[inline(always)]
+    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
         let block = block(file);
-        let mut levels = [0; 32];
-        mxfp4::codes(block, &mut levels);
-        Self::Codes::put(&levels.map(fp4_index), row, panel);
+        mxfp4::indices(block, &mut codes[0][row]);
         panel[Self::Codes::BYTES + row] = mxfp4::exponent(block);
     }
 }
@@ -202,15 +185,5 @@ mod tests {
             assert!(grown < 0.03, "{grown}");
         }
         assert!(growth::<Q3K>() < 0.037);
-    }
-
-    #[test]
-    fn a_level_is_found_by_its_value() {
-        for (i, &level) in iq4_nl::LEVELS.iter().enumerate() {
-            assert_eq!(usize::from(level_index(level)), i);
-        }
-        for &level in &mxfp4::LEVELS {
-            assert_eq!(mxfp4::LEVELS[usize::from(fp4_index(level))], level);
-        }
     }
 }
