@@ -1,16 +1,18 @@
 //! The paged KV pool, laid out as the attention kernels read it.
 //!
 //! ```text
-//! [layer][page][kv head] block of K, then block of V
-//! K  [head_dim][32 slots]               transposed: 32 scores at once, each a plain sum over head_dim
-//! V  [head_dim / 16][32 slots][16]      panels of 16 columns, head_dim padded up to whole panels
+//! [layer][page][kv head] block: K of 32 tokens, V of 32 tokens, their scales where codes are stored
 //! ```
 //!
-//! So a page of one KV head is one run of memory, read once, from front to back, for all query heads that share it,
-//! and no kernel ever adds across the lanes of a vector.
+//! What a block looks like is the [`Format`]'s: [`wide`] for f32 and f16, [`paired`] for bf16, int8 and fp8. A page of one
+//! KV head is one run of memory, read once, from front to back, for all query heads that share it, and no kernel
+//! ever adds across the lanes of a vector.
 //!
-//! Invariant: the padding of V stays zero. The memory is zeroed by the system when first touched: a pool costs
-//! what its pages in use cost.
+//! Invariant: padding stays zero. The memory is zeroed by the system when first touched: a pool costs what its
+//! pages in use cost.
+
+pub(crate) mod paired;
+pub(crate) mod wide;
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -20,6 +22,8 @@ use pelton_backend::{BackendError, KvLayout, KvType, PAGE_LEN};
 
 use crate::simd::Simd;
 use crate::tensor::Shared;
+use paired::{Coded, Fp8, Int8, Pairs};
+use wide::Wide;
 
 /// Columns of a panel of V.
 pub(crate) const PANEL: usize = 16;
@@ -27,58 +31,14 @@ pub(crate) const PANEL: usize = 16;
 /// Bytes to which a pool is aligned: a huge page of the common systems.
 const ALIGN: usize = 2 << 20;
 
-/// An element of a KV pool. All-zero bytes are the number 0.
-pub(crate) trait Element: Copy + Send + Sync {
-    /// Loads a vector.
-    fn load<S: Simd>(s: S, from: &[Self]) -> S::F;
-    /// Rounds and stores a vector.
-    fn store<S: Simd>(s: S, v: S::F, to: &mut [Self]);
-    /// Zero.
-    const ZERO: Self;
-}
-
-impl Element for f32 {
-    const ZERO: f32 = 0.0;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
-        s.load(from)
-    }
-
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::F, to: &mut [f32]) {
-        s.store(v, to);
-    }
-}
-
-impl Element for f16 {
-    const ZERO: f16 = f16::ZERO;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[f16]) -> S::F {
-        s.load_f16(from)
-    }
-
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::F, to: &mut [f16]) {
-        s.store_f16(v, to);
-    }
-}
-
-impl Element for bf16 {
-    const ZERO: bf16 = bf16::ZERO;
-
-    #[inline(always)]
-    fn load<S: Simd>(s: S, from: &[bf16]) -> S::F {
-        s.load_bf16(from)
-    }
-
-    #[inline(always)]
-    fn store<S: Simd>(s: S, v: S::F, to: &mut [bf16]) {
-        let mut wide = [0.0; 16];
-        s.store(v, &mut wide);
-        to.iter_mut().zip(&wide[..S::LANES]).for_each(|(to, &v)| *to = bf16::from_f32(v));
-    }
+/// How the tokens of a page lie in a block.
+pub(crate) trait Format: Copy + Send + Sync {
+    /// What a pool is made of; all-zero bytes are a valid one, and a block of them is all zeros.
+    type Element: Copy + Send + Sync + 'static;
+    /// Elements of K and V of one head in one page.
+    fn block_len(head_dim: usize) -> usize;
+    /// Rounds and stores the key and the value of one token, `(head_dim,)` each.
+    fn store<S: Simd>(s: S, key: &[f32], value: &[f32], slot: usize, block: &mut [Self::Element]);
 }
 
 /// Zeroed memory that the system commits page by page.
@@ -94,7 +54,7 @@ unsafe impl<T: Send> Send for Zeroed<T> {}
 // SAFETY: shared access reads only, as with a boxed slice.
 unsafe impl<T: Sync> Sync for Zeroed<T> {}
 
-impl<T: Element> Zeroed<T> {
+impl<T: Copy> Zeroed<T> {
     /// `len` zeros; `None` where the system has not that much.
     fn new(len: usize) -> Option<Zeroed<T>> {
         let bytes = len.checked_mul(size_of::<T>())?;
@@ -110,7 +70,7 @@ impl<T: Element> Zeroed<T> {
     }
 
     fn as_slice(&self) -> &[T] {
-        // SAFETY: `len` elements of zeroed or written memory, aligned; zero bytes are a valid `Element`.
+        // SAFETY: `len` elements of zeroed or written memory, aligned; zero bytes are a valid element of a `Format`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -138,11 +98,36 @@ fn advise_huge_pages(start: NonNull<u8>, bytes: usize) {
     let _ = (start, bytes);
 }
 
+/// What is there once for each type of a pool.
+pub(crate) enum Typed<A, B, C, D, E> {
+    F32(A),
+    F16(B),
+    Bf16(C),
+    Int8(D),
+    Fp8(E),
+}
+
 /// A pool's memory, by element type.
-enum Store {
-    F32(Zeroed<f32>),
-    F16(Zeroed<f16>),
-    Bf16(Zeroed<bf16>),
+type Store = Typed<Zeroed<f32>, Zeroed<f16>, Zeroed<bf16>, Zeroed<u8>, Zeroed<u8>>;
+
+/// The elements of one layer.
+pub(crate) type Layer<'a> = Typed<&'a [f32], &'a [f16], &'a [bf16], &'a [u8], &'a [u8]>;
+
+/// The elements of one layer, for writing.
+pub(crate) type LayerMut<'a> =
+    Typed<Shared<'a, f32>, Shared<'a, f16>, Shared<'a, bf16>, Shared<'a, u8>, Shared<'a, u8>>;
+
+/// The same expression for a pool of any type.
+macro_rules! each_type {
+    ($value:expr, $it:ident => $then:expr) => {
+        match $value {
+            Typed::F32($it) => Typed::F32($then),
+            Typed::F16($it) => Typed::F16($then),
+            Typed::Bf16($it) => Typed::Bf16($then),
+            Typed::Int8($it) => Typed::Int8($then),
+            Typed::Fp8($it) => Typed::Fp8($then),
+        }
+    };
 }
 
 /// Where things lie in a pool.
@@ -150,36 +135,25 @@ enum Store {
 pub(crate) struct Geometry {
     pub n_pages: usize,
     pub n_kv_heads: usize,
-    pub head_dim: usize,
-    /// `head_dim` rounded up to whole panels.
-    pub padded_dim: usize,
+    /// Elements of K and V of one head in one page.
+    pub block_len: usize,
 }
 
 impl Geometry {
-    /// Elements of K of one head in one page; V follows.
-    pub(crate) fn k_len(&self) -> usize {
-        self.head_dim * PAGE_LEN
-    }
-
-    /// Elements of K and V of one head in one page.
-    pub(crate) fn block_len(&self) -> usize {
-        (self.head_dim + self.padded_dim) * PAGE_LEN
-    }
-
     /// Elements of one page in one layer.
-    fn page_len(&self) -> usize {
-        self.n_kv_heads * self.block_len()
+    pub(crate) fn page_len(&self) -> usize {
+        self.n_kv_heads * self.block_len
     }
 
     /// Elements of a layer.
-    pub(crate) fn layer_len(&self) -> usize {
+    fn layer_len(&self) -> usize {
         self.n_pages * self.page_len()
     }
 
     /// Start of the block of one head in one page, within its layer.
     #[inline(always)]
     pub(crate) fn block(&self, page: u32, kv_head: usize) -> usize {
-        (page as usize * self.n_kv_heads + kv_head) * self.block_len()
+        (page as usize * self.n_kv_heads + kv_head) * self.block_len
     }
 }
 
@@ -196,13 +170,6 @@ impl std::fmt::Debug for Kv {
     }
 }
 
-/// The elements of one layer, of whichever type.
-pub(crate) enum Layer<A, B, C> {
-    F32(A),
-    F16(B),
-    Bf16(C),
-}
-
 impl Kv {
     /// Allocates a pool.
     ///
@@ -215,17 +182,34 @@ impl Kv {
             format!("the KV pool ({n} layers, {pages} pages of {PAGE_LEN} tokens, {dtype})")
         };
         let too_large = |bytes| BackendError::OutOfMemory { what: what(), bytes };
-        let padded_dim = l.head_dim.checked_next_multiple_of(PANEL).ok_or_else(|| too_large(usize::MAX))?;
-        let geometry = Geometry { n_pages: l.n_pages, n_kv_heads: l.n_kv_heads, head_dim: l.head_dim, padded_dim };
-        let sizes = [padded_dim, l.n_kv_heads, l.n_pages, l.n_layers];
-        let len = sizes.into_iter().try_fold(2 * PAGE_LEN, usize::checked_mul).ok_or_else(|| too_large(usize::MAX))?;
-        // No overflow from here: the real size is at most `len`.
-        let len = (geometry.layer_len() * l.n_layers).min(len);
-        let bytes = || too_large(len.saturating_mul(l.dtype.bytes()));
+        // Far more than any format's padding: no overflow below.
+        let sizes = [l.head_dim.saturating_add(64), l.n_kv_heads, l.n_pages, l.n_layers];
+        let most = sizes.into_iter().try_fold(16 * PAGE_LEN, usize::checked_mul);
+        if most.is_none() {
+            return Err(too_large(usize::MAX));
+        }
+        let block_len = match l.dtype {
+            KvType::F32 => Wide::<f32>::block_len(l.head_dim),
+            KvType::F16 => Wide::<f16>::block_len(l.head_dim),
+            KvType::Bf16 => Pairs::block_len(l.head_dim),
+            KvType::Int8 => Coded::<Int8>::block_len(l.head_dim),
+            KvType::Fp8 => Coded::<Fp8>::block_len(l.head_dim),
+        };
+        let Some(bytes) = l.bytes() else { return Err(too_large(usize::MAX)) };
+        assert_eq!(
+            block_len * element_bytes(l.dtype),
+            PAGE_LEN * l.dtype.bytes_per_head(l.head_dim),
+            "the memory plan"
+        );
+        let geometry = Geometry { n_pages: l.n_pages, n_kv_heads: l.n_kv_heads, block_len };
+        let len = geometry.layer_len() * l.n_layers;
+        let none = || too_large(bytes);
         let store = match l.dtype {
-            KvType::F32 => Store::F32(Zeroed::new(len).ok_or_else(bytes)?),
-            KvType::F16 => Store::F16(Zeroed::new(len).ok_or_else(bytes)?),
-            KvType::Bf16 => Store::Bf16(Zeroed::new(len).ok_or_else(bytes)?),
+            KvType::F32 => Typed::F32(Zeroed::new(len).ok_or_else(none)?),
+            KvType::F16 => Typed::F16(Zeroed::new(len).ok_or_else(none)?),
+            KvType::Bf16 => Typed::Bf16(Zeroed::new(len).ok_or_else(none)?),
+            KvType::Int8 => Typed::Int8(Zeroed::new(len).ok_or_else(none)?),
+            KvType::Fp8 => Typed::Fp8(Zeroed::new(len).ok_or_else(none)?),
         };
         Ok(Kv { layout: *layout, geometry, store })
     }
@@ -244,23 +228,15 @@ impl Kv {
     }
 
     /// The elements of a layer.
-    pub(crate) fn layer(&self, layer: usize) -> Layer<&[f32], &[f16], &[bf16]> {
+    pub(crate) fn layer(&self, layer: usize) -> Layer<'_> {
         let range = self.layer_range(layer);
-        match &self.store {
-            Store::F32(s) => Layer::F32(&s.as_slice()[range]),
-            Store::F16(s) => Layer::F16(&s.as_slice()[range]),
-            Store::Bf16(s) => Layer::Bf16(&s.as_slice()[range]),
-        }
+        each_type!(&self.store, s => &s.as_slice()[range])
     }
 
     /// The elements of a layer, for writing.
-    pub(crate) fn layer_mut(&mut self, layer: usize) -> Layer<Shared<'_, f32>, Shared<'_, f16>, Shared<'_, bf16>> {
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> LayerMut<'_> {
         let range = self.layer_range(layer);
-        match &mut self.store {
-            Store::F32(s) => Layer::F32(Shared::new(&mut s.as_mut_slice()[range])),
-            Store::F16(s) => Layer::F16(Shared::new(&mut s.as_mut_slice()[range])),
-            Store::Bf16(s) => Layer::Bf16(Shared::new(&mut s.as_mut_slice()[range])),
-        }
+        each_type!(&mut self.store, s => Shared::new(&mut s.as_mut_slice()[range]))
     }
 
     /// Copies one page of every layer onto another.
@@ -272,11 +248,21 @@ impl Kv {
             let src = layer * layer_len + from as usize * len;
             let dst = layer * layer_len + to as usize * len;
             match &mut self.store {
-                Store::F32(s) => s.as_mut_slice().copy_within(src..src + len, dst),
-                Store::F16(s) => s.as_mut_slice().copy_within(src..src + len, dst),
-                Store::Bf16(s) => s.as_mut_slice().copy_within(src..src + len, dst),
+                Typed::F32(s) => s.as_mut_slice().copy_within(src..src + len, dst),
+                Typed::F16(s) => s.as_mut_slice().copy_within(src..src + len, dst),
+                Typed::Bf16(s) => s.as_mut_slice().copy_within(src..src + len, dst),
+                Typed::Int8(s) | Typed::Fp8(s) => s.as_mut_slice().copy_within(src..src + len, dst),
             }
         }
+    }
+}
+
+/// Bytes of a pool's element.
+fn element_bytes(dtype: KvType) -> usize {
+    match dtype {
+        KvType::F32 => 4,
+        KvType::F16 | KvType::Bf16 => 2,
+        KvType::Int8 | KvType::Fp8 => 1,
     }
 }
 
@@ -304,7 +290,7 @@ mod tests {
             println!("skipped: this system does not overcommit memory");
             return;
         };
-        let Layer::F16(last) = kv.layer(27) else { panic!("an f16 pool") };
+        let Typed::F16(last) = kv.layer(27) else { panic!("an f16 pool") };
         assert_eq!(last[last.len() - 1], f16::ZERO);
     }
 }

@@ -2,14 +2,14 @@
 //!
 //! Invariant: each row's stored bits depend on the row and its position alone.
 
-use pelton_backend::{Heads, PAGE_LEN};
+use pelton_backend::Heads;
 
-use crate::kv::{Element, Geometry, PANEL};
+use crate::kv::{Format, Geometry};
 use crate::norm;
-use crate::simd::{Kernel, Simd};
+use crate::simd::{Kernel, Simd, load_from};
 
 /// The work on consecutive rows of one sequence that fall into one page of one layer.
-pub(crate) struct RopeStore<'a, E> {
+pub(crate) struct RopeStore<'a, F: Format> {
     /// `(n, qkv_dim)`.
     pub qkv: &'a mut [f32],
     pub heads: Heads,
@@ -20,12 +20,12 @@ pub(crate) struct RopeStore<'a, E> {
     pub norms: Option<(&'a [f32], &'a [f32], f32)>,
     pub geometry: Geometry,
     /// The page: K and V blocks of all KV heads.
-    pub page: &'a mut [E],
+    pub page: &'a mut [F::Element],
     /// Slot of the first row.
     pub slot: usize,
 }
 
-impl<E: Element> Kernel for RopeStore<'_, E> {
+impl<F: Format> Kernel for RopeStore<'_, F> {
     type Out = ();
 
     #[inline(always)]
@@ -44,22 +44,14 @@ impl<E: Element> Kernel for RopeStore<'_, E> {
             }
         }
         for h in 0..heads.n_kv_heads {
-            let block = &mut page[h * geometry.block_len()..(h + 1) * geometry.block_len()];
-            let (k, v) = block.split_at_mut(geometry.k_len());
+            let block = &mut page[h * geometry.block_len..(h + 1) * geometry.block_len];
             let k_at = heads.q_dim() + h * dim;
             let v_at = k_at + heads.kv_dim();
             for (r, row) in qkv.chunks_exact(width).enumerate() {
-                store_k(s, &row[k_at..k_at + dim], slot + r, k);
-                store_v(s, &row[v_at..v_at + dim], slot + r, v);
+                F::store(s, &row[k_at..k_at + dim], &row[v_at..v_at + dim], slot + r, block);
             }
         }
     }
-}
-
-/// `LANES` elements of `x` from `at`, zeros past its end.
-#[inline(always)]
-fn load_from<S: Simd>(s: S, x: &[f32], at: usize) -> S::F {
-    if x.len() - at >= S::LANES { s.load(&x[at..]) } else { s.load_part(&x[at..]) }
 }
 
 /// Rotates the pairs `(i, i + half)`. Products are rounded before they are added, as in the definition.
@@ -80,31 +72,4 @@ fn rotate<S: Simd>(s: S, head: &mut [f32], cos: &[f32], sin: &[f32]) {
             s.store_part(y, &mut second[at..]);
         }
     }
-}
-
-/// Writes one key into its column of the transposed block.
-#[inline(always)]
-fn store_k<S: Simd, E: Element>(s: S, x: &[f32], slot: usize, k: &mut [E]) {
-    let mut rounded = [E::ZERO; 16];
-    for at in (0..x.len()).step_by(S::LANES) {
-        E::store(s, load_from(s, x, at), &mut rounded);
-        let n = S::LANES.min(x.len() - at);
-        for (d, &e) in rounded[..n].iter().enumerate() {
-            k[(at + d) * PAGE_LEN + slot] = e;
-        }
-    }
-}
-
-/// Writes one value into its row of each panel.
-#[inline(always)]
-fn store_v<S: Simd, E: Element>(s: S, x: &[f32], slot: usize, v: &mut [E]) {
-    for at in (0..x.len()).step_by(S::LANES) {
-        E::store(s, load_from(s, x, at), &mut v[v_index(at, slot)..]);
-    }
-}
-
-/// Where column `col` of slot `slot` lies in a block of V.
-#[inline(always)]
-pub(crate) fn v_index(col: usize, slot: usize) -> usize {
-    (col / PANEL) * PAGE_LEN * PANEL + slot * PANEL + col % PANEL
 }

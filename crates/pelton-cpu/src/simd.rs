@@ -10,6 +10,7 @@
 use half::{bf16, f16};
 
 use crate::isa::Isa;
+use crate::kv::paired::{Code, Fp8, Int8, SMALLEST};
 
 /// Vector operations of one instruction set. `F` is a vector of [`Simd::LANES`] f32.
 pub(crate) trait Simd: Copy + Send + Sync {
@@ -19,15 +20,29 @@ pub(crate) trait Simd: Copy + Send + Sync {
     const LANES: usize;
     /// Rows that a register tile of two vectors a row may have without spilling.
     const TILE_ROWS: usize;
+    /// Rows that a register tile of one vector and two chains of sums a row may have without spilling.
+    const PAIR_ROWS: usize;
 
     fn splat(self, v: f32) -> Self::F;
     /// Loads the first `LANES` elements.
     fn load(self, from: &[f32]) -> Self::F;
     /// Loads `LANES` IEEE half-precision numbers.
     fn load_f16(self, from: &[f16]) -> Self::F;
-    /// Loads `LANES` bfloat16 numbers.
-    fn load_bf16(self, from: &[bf16]) -> Self::F;
+    /// Loads `LANES` signed bytes as numbers.
+    fn load_int8(self, from: &[u8]) -> Self::F;
+    /// Loads `LANES` e4m3 numbers, none of them NaN.
+    fn load_fp8(self, from: &[u8]) -> Self::F;
+    /// Loads `LANES` pairs of bfloat16 numbers: the first of each, and the second of each.
+    fn load_pairs(self, from: &[bf16]) -> (Self::F, Self::F);
     fn store(self, v: Self::F, to: &mut [f32]);
+    /// Rounds to nearest even bfloat16; magnitudes below [`SMALLEST`] become 0, NaN stays one.
+    fn round_bf16(self, v: Self::F) -> Self::F;
+    /// Rounds to the nearest bfloat16, ties away from zero; NaN must be the default one.
+    fn round_weight(self, v: Self::F) -> Self::F;
+    /// Stores numbers that are bfloat16 already, `a` and then `b`.
+    fn store_two_bf16(self, a: Self::F, b: Self::F, to: &mut [bf16]);
+    /// Stores numbers that are bfloat16 already.
+    fn store_bf16(self, v: Self::F, to: &mut [bf16]);
     /// Rounds to nearest even half precision.
     fn store_f16(self, v: Self::F, to: &mut [f16]);
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
@@ -42,6 +57,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     fn round(self, a: Self::F) -> Self::F;
     /// `2^n` of integers `n` in `-126..=127`.
     fn pow2(self, n: Self::F) -> Self::F;
+    /// `2^n` of `z = n + 1.5 * 2^23`, n in `-126..=127`; elsewhere some number, or NaN where `z` is one or not.
+    fn pow2_of_sum(self, z: Self::F) -> Self::F;
     /// `yes` in the lanes where `a < b`, `no` in the others (and where either is NaN).
     fn if_less(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// Sum of the lanes, in one fixed tree.
@@ -49,8 +66,8 @@ pub(crate) trait Simd: Copy + Send + Sync {
     /// Largest lane.
     fn top(self, v: Self::F) -> f32;
 
-    /// Asks for the cache line at `from`; a hint, so any index is fine.
-    fn prefetch<T>(self, from: &[T], index: usize);
+    /// Asks for the cache line at `from` to come to the second level, for later; a hint, so any index is fine.
+    fn prefetch_far<T>(self, from: &[T], index: usize);
 
     /// Loads the first `from.len() < LANES` lanes; the others are 0.
     #[inline(always)]
@@ -67,6 +84,21 @@ pub(crate) trait Simd: Copy + Send + Sync {
         self.store(v, &mut whole);
         to.copy_from_slice(&whole[..to.len()]);
     }
+}
+
+/// `LANES` elements of `x` from `at`, zeros past its end.
+#[inline(always)]
+pub(crate) fn load_from<S: Simd>(s: S, x: &[f32], at: usize) -> S::F {
+    if x.len() - at >= S::LANES { s.load(&x[at..]) } else { s.load_part(&x[at..]) }
+}
+
+/// The bits of an f32, rounded to bfloat16 as [`Simd::round_bf16`] does.
+#[inline(always)]
+fn rounded_bits(v: f32) -> u32 {
+    let bits = v.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    let number = if v.abs() < SMALLEST { 0 } else { rounded };
+    if v.is_nan() { 0x7fc0_0000 } else { number }
 }
 
 /// Code that can be compiled for any instruction set. `run` must be `#[inline(always)]`.
@@ -103,6 +135,7 @@ impl Simd for Portable {
     type F = [f32; 8];
     const LANES: usize = 8;
     const TILE_ROWS: usize = 2;
+    const PAIR_ROWS: usize = 2;
 
     #[inline(always)]
     fn splat(self, v: f32) -> [f32; 8] {
@@ -121,9 +154,44 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_bf16(self, from: &[bf16]) -> [f32; 8] {
-        let v: &[bf16; 8] = from.first_chunk().expect("a vector of 8");
-        each(|i| f32::from_bits(u32::from(v[i].to_bits()) << 16))
+    fn load_int8(self, from: &[u8]) -> [f32; 8] {
+        let codes: &[u8; 8] = from.first_chunk().expect("a vector of 8");
+        each(|i| Int8::decode(codes[i]))
+    }
+
+    #[inline(always)]
+    fn load_fp8(self, from: &[u8]) -> [f32; 8] {
+        let codes: &[u8; 8] = from.first_chunk().expect("a vector of 8");
+        each(|i| Fp8::decode(codes[i]))
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16]) -> ([f32; 8], [f32; 8]) {
+        let v: &[bf16; 16] = from.first_chunk().expect("8 pairs");
+        let wide = |x: bf16| f32::from_bits(u32::from(x.to_bits()) << 16);
+        (each(|i| wide(v[2 * i])), each(|i| wide(v[2 * i + 1])))
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, v: [f32; 8]) -> [f32; 8] {
+        each(|i| f32::from_bits(rounded_bits(v[i])))
+    }
+
+    #[inline(always)]
+    fn round_weight(self, v: [f32; 8]) -> [f32; 8] {
+        each(|i| f32::from_bits(v[i].to_bits().wrapping_add(0x8000) & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    fn store_two_bf16(self, a: [f32; 8], b: [f32; 8], to: &mut [bf16]) {
+        let (first, second) = to.split_at_mut(8);
+        self.store_bf16(a, first);
+        self.store_bf16(b, second);
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: [f32; 8], to: &mut [bf16]) {
+        *to.first_chunk_mut().expect("a vector of 8") = v.map(|v| bf16::from_bits((v.to_bits() >> 16) as u16));
     }
 
     #[inline(always)]
@@ -184,12 +252,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn pow2_of_sum(self, z: [f32; 8]) -> [f32; 8] {
+        each(|i| f32::from_bits((z[i].to_bits() << 23).wrapping_add(0x3f80_0000)))
+    }
+
+    #[inline(always)]
     fn if_less(self, a: [f32; 8], b: [f32; 8], yes: [f32; 8], no: [f32; 8]) -> [f32; 8] {
         each(|i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, _from: &[T], _index: usize) {}
+    fn prefetch_far<T>(self, _from: &[T], _index: usize) {}
 
     #[inline(always)]
     fn sum(self, v: [f32; 8]) -> f32 {

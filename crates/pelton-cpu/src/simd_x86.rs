@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use crate::isa::{Avx2, Avx512};
+use crate::kv::paired::SMALLEST;
 use crate::simd::{Kernel, Simd};
 
 /// Runs a kernel as AVX2 code.
@@ -35,6 +36,7 @@ impl Simd for Avx2 {
     type F = __m256;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 4;
+    const PAIR_ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m256 {
@@ -57,12 +59,80 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_bf16(self, from: &[bf16]) -> __m256 {
+    fn load_int8(self, from: &[u8]) -> __m256 {
+        assert!(from.len() >= 8);
+        // SAFETY: token; 8 elements are there
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn load_fp8(self, from: &[u8]) -> __m256 {
         assert!(from.len() >= 8);
         // SAFETY: token; 8 elements are there
         unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            // As `Fp8::decode`, a lane at a time.
+            let code = _mm256_cvtepu8_epi32(_mm_loadl_epi64(from.as_ptr().cast()));
+            let size = _mm256_and_si256(code, _mm256_set1_epi32(0x7f));
+            let sign = _mm256_slli_epi32::<24>(_mm256_and_si256(code, _mm256_set1_epi32(0x80)));
+            let normal = _mm256_add_epi32(_mm256_slli_epi32::<20>(size), _mm256_set1_epi32(120 << 23));
+            let normal = _mm256_castsi256_ps(normal);
+            let small = _mm256_fmsub_ps(normal, _mm256_set1_ps(2.0), _mm256_set1_ps(1.0 / 64.0));
+            let value = self.if_less(normal, _mm256_set1_ps(1.0 / 64.0), small, normal);
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_castps_si256(value), sign))
+        }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16]) -> (__m256, __m256) {
+        assert!(from.len() >= 16);
+        // SAFETY: token; 16 elements are there
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.as_ptr().cast());
+            let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(second))
+        }
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, v: __m256) -> __m256 {
+        // SAFETY: token
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let rounded = _mm256_and_si256(up, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+            let size = _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff)));
+            let large = _mm256_cmp_ps::<_CMP_GE_OQ>(size, _mm256_set1_ps(SMALLEST));
+            let number = _mm256_and_ps(large, _mm256_castsi256_ps(rounded));
+            let nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc0_0000));
+            _mm256_blendv_ps(number, nan, _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v))
+        }
+    }
+
+    #[inline(always)]
+    fn round_weight(self, v: __m256) -> __m256 {
+        // SAFETY: token
+        unsafe {
+            let up = _mm256_add_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x8000));
+            _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32(0xffff_0000_u32.cast_signed())))
+        }
+    }
+
+    #[inline(always)]
+    fn store_two_bf16(self, a: __m256, b: __m256, to: &mut [bf16]) {
+        let (first, second) = to.split_at_mut(8);
+        self.store_bf16(a, first);
+        self.store_bf16(b, second);
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: __m256, to: &mut [bf16]) {
+        assert!(to.len() >= 8);
+        // SAFETY: token; 8 elements are there
+        unsafe {
+            let high = _mm256_srli_epi32::<16>(_mm256_castps_si256(v));
+            let words = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), words);
         }
     }
 
@@ -138,15 +208,24 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn pow2_of_sum(self, z: __m256) -> __m256 {
+        // SAFETY: token
+        unsafe {
+            let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(z));
+            _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3f80_0000)))
+        }
+    }
+
+    #[inline(always)]
     fn if_less(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
         // SAFETY: token
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, from: &[T], index: usize) {
+    fn prefetch_far<T>(self, from: &[T], index: usize) {
         // SAFETY: token; a prefetch never faults, and the address is computed without assuming it is in bounds
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(index).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(index).cast()) }
     }
 
     #[inline(always)]
@@ -174,6 +253,7 @@ impl Simd for Avx512 {
     type F = __m512;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 7;
+    const PAIR_ROWS: usize = 8;
 
     #[inline(always)]
     fn splat(self, v: f32) -> __m512 {
@@ -196,12 +276,88 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_bf16(self, from: &[bf16]) -> __m512 {
+    fn load_int8(self, from: &[u8]) -> __m512 {
+        assert!(from.len() >= 16);
+        // SAFETY: token; 16 elements are there
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn load_fp8(self, from: &[u8]) -> __m512 {
         assert!(from.len() >= 16);
         // SAFETY: token; 16 elements are there
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            // As `Fp8::decode`, a lane at a time.
+            let code = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let size = _mm512_and_si512(code, _mm512_set1_epi32(0x7f));
+            let sign = _mm512_slli_epi32::<24>(_mm512_and_si512(code, _mm512_set1_epi32(0x80)));
+            let normal = _mm512_add_epi32(_mm512_slli_epi32::<20>(size), _mm512_set1_epi32(120 << 23));
+            let normal = _mm512_castsi512_ps(normal);
+            let small = _mm512_fmsub_ps(normal, _mm512_set1_ps(2.0), _mm512_set1_ps(1.0 / 64.0));
+            let value = self.if_less(normal, _mm512_set1_ps(1.0 / 64.0), small, normal);
+            _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(value), sign))
+        }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16]) -> (__m512, __m512) {
+        assert!(from.len() >= 32);
+        // SAFETY: token; 32 elements are there
+        unsafe {
+            let pairs = _mm512_loadu_si512(from.as_ptr().cast());
+            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second))
+        }
+    }
+
+    #[inline(always)]
+    fn round_bf16(self, v: __m512) -> __m512 {
+        // SAFETY: token
+        unsafe {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let large = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(v), _mm512_set1_ps(SMALLEST));
+            let mask = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            let number = _mm512_maskz_and_epi32(large, up, mask);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            _mm512_castsi512_ps(_mm512_mask_mov_epi32(number, nan, _mm512_set1_epi32(0x7fc0_0000)))
+        }
+    }
+
+    #[inline(always)]
+    fn round_weight(self, v: __m512) -> __m512 {
+        // SAFETY: token
+        unsafe {
+            let up = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x8000));
+            _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32.cast_signed())))
+        }
+    }
+
+    #[inline(always)]
+    fn store_two_bf16(self, a: __m512, b: __m512, to: &mut [bf16]) {
+        assert!(to.len() >= 32);
+        // SAFETY: token; 32 elements are there
+        unsafe {
+            // The high word of each dword: word 2 i + 1 of `a`, then of `b`.
+            let ones = _mm512_set1_epi16(1);
+            let from_a = _mm512_set_epi16(
+                62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20, 18, 16, 14, 12,
+                10, 8, 6, 4, 2, 0,
+            );
+            let index = _mm512_add_epi16(from_a, ones);
+            let words = _mm512_permutex2var_epi16(_mm512_castps_si512(a), index, _mm512_castps_si512(b));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), words);
+        }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, v: __m512, to: &mut [bf16]) {
+        assert!(to.len() >= 16);
+        // SAFETY: token; 16 elements are there
+        unsafe {
+            let words = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_castps_si512(v)));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), words);
         }
     }
 
@@ -277,15 +433,24 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn pow2_of_sum(self, z: __m512) -> __m512 {
+        // SAFETY: token
+        unsafe {
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(z));
+            _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f80_0000)))
+        }
+    }
+
+    #[inline(always)]
     fn if_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
         // SAFETY: token
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes) }
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, from: &[T], index: usize) {
+    fn prefetch_far<T>(self, from: &[T], index: usize) {
         // SAFETY: token; a prefetch never faults, and the address is computed without assuming it is in bounds
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(index).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(index).cast()) }
     }
 
     #[inline(always)]

@@ -107,7 +107,7 @@ impl Inspection {
         let tensors = groups(model);
         let parameters = model.parameters();
         let weight_bytes: usize = tensors.iter().map(|g| g.bytes).sum();
-        let kv_bytes_per_token = 2 * c.n_layers * c.kv_dim() * kv_type.bytes();
+        let kv_bytes_per_token = c.n_layers * c.n_kv_heads * kv_type.bytes_per_head(c.head_dim);
         let kv_bytes = kv_bytes_per_token.saturating_mul(context).saturating_mul(batch);
         let text = model.text().ok();
         let template = text.as_ref().and_then(|t| t.templates.as_ref());

@@ -39,7 +39,7 @@ pub(super) fn cases() -> Vec<AttentionCase> {
     let groups = [(1, 2), (2, 2), (3, 1), (7, 2), (6, 1), (9, 1)];
     let contexts = [1, 31, 32, 33, 64, 65, 130];
     let windows = [None, Some(1), None, Some(5), Some(32), None, Some(48)];
-    let dtypes = [KvType::F32, KvType::F16, KvType::Bf16];
+    let dtypes = [KvType::Bf16, KvType::F16, KvType::Int8, KvType::Bf16, KvType::F32, KvType::Fp8, KvType::Bf16];
     let mut cases = Vec::new();
     // The lists' lengths share no factor with each other or their period is longer than the loop: every pair of
     // neighbours in two lists meets somewhere.

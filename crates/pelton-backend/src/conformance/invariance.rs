@@ -13,7 +13,8 @@ pub fn batch_invariance<B: Backend>(b: &mut B) -> Vec<Failure> {
     row_ops(b, &mut failures);
     linear_layers(b, &mut failures);
     experts(b, &mut failures);
-    for (i, (group, n_kv_heads, head_dim)) in [(7, 1, 64), (1, 2, 20), (2, 1, 128), (3, 1, 80)].into_iter().enumerate()
+    for (i, (group, n_kv_heads, head_dim)) in
+        [(7, 1, 64), (1, 2, 20), (2, 1, 128), (3, 1, 80), (5, 1, 96), (8, 1, 48)].into_iter().enumerate()
     {
         let head_dims = Heads { n_heads: group * n_kv_heads, n_kv_heads, head_dim };
         attention(b, head_dims, i, &mut failures);
@@ -132,11 +133,11 @@ fn attention<B: Backend>(b: &mut B, heads: Heads, variant: usize, failures: &mut
     let noise = Random(variant as u64 + 97).normals(ROWS * width);
     let mut case = AttentionCase {
         heads,
-        dtype: [KvType::F16, KvType::F32, KvType::Bf16][variant % 3],
+        dtype: [KvType::Bf16, KvType::F32, KvType::Bf16, KvType::F16, KvType::Int8, KvType::Fp8][variant],
         rope_dim: heads.head_dim,
         norms: variant == 1,
         softcap: (variant == 2).then_some(20.0),
-        window: [None, Some(45), None, Some(7)][variant],
+        window: [None, Some(45), None, Some(7), Some(70), None][variant],
         steps: vec![vec![ROWS, ROWS]],
         copy: false,
         seed: 4000 + variant as u64,

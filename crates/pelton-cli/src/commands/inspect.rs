@@ -9,10 +9,16 @@ use crate::term::{bytes, print_line, print_now, thousands};
 pub(crate) fn run(args: &InspectArgs, context: &Context) -> anyhow::Result<()> {
     let model = context.open(args.model.as_deref())?;
     let inspection = Inspection::new(&model, args.context, args.batch, kv_type(args.kv_type))?;
+    let packed = context.path_of(args.model.as_deref())?.map_or(0, |path| context.packed_bytes(&path));
     if args.json {
-        return Ok(print_line(&serde_json::to_string_pretty(&inspection)?)?);
+        let mut object = serde_json::to_value(&inspection)?;
+        object["packed_bytes"] = packed.into();
+        return Ok(print_line(&serde_json::to_string_pretty(&object)?)?);
     }
     print_now(&describe(&inspection))?;
+    if packed > 0 {
+        context.note(&format!("packed weights are kept: {} (`pelton rm --packed` removes them)", bytes(packed)));
+    }
     if args.verbose {
         print_now(&details(&inspection))?;
     }

@@ -29,7 +29,7 @@ fn json_has_what_the_text_has() {
     let object = Sandbox::new().run(&["inspect", "--json", arg(&folder), "-c", "100", "-b", "3"]).ok().json();
     let keys = "name format files file_bytes architecture parameters bits_per_weight n_layers hidden n_heads n_kv_heads \
                 head_dim ffn experts vocab_size max_context sliding_window rope tied_embeddings tensors unused_tensors \
-                context batch kv_type kv_bytes_per_token kv_bytes memory_bytes tokenizer special_tokens eos \
+                context batch kv_type kv_bytes_per_token kv_bytes memory_bytes packed_bytes tokenizer special_tokens eos \
                 chat_template metadata";
     assert_keys(&object, &keys.split_whitespace().collect::<Vec<_>>());
     assert_eq!((&object["architecture"], &object["experts"][0]), (&"qwen3_moe".into(), &8.into()));

@@ -60,7 +60,7 @@ struct Bounds {
     /// Largest and relative error against the logits before quantization: what the type loses.
     lost: (f32, f64),
     /// Largest and relative error against the scalar reference on the same file: what the kernels add, by rounding
-    /// activations to bytes.
+    /// activations to bytes, and keys, values, queries and softmax weights to bfloat16.
     added: (f32, f64),
 }
 
@@ -96,10 +96,10 @@ fn quantized_ggufs_of_random_weights_run_and_stay_close() {
     // Random weights are the worst case for a quantization: nothing in them is redundant. Rows of 128 or 192 hold no
     // superblock, so K types fall back to F16, as the conversion's notes say.
     let types = [
-        Bounds { dtype: DType::F16, lost: (0.02, 0.002), added: (0.02, 0.002) },
+        Bounds { dtype: DType::F16, lost: (0.06, 0.006), added: (0.06, 0.006) },
         Bounds { dtype: DType::Q8_0, lost: (0.4, 0.06), added: (0.3, 0.05) },
         Bounds { dtype: DType::Q4_0, lost: (4.0, 0.6), added: (0.3, 0.05) },
-        Bounds { dtype: DType::Q4_K, lost: (0.02, 0.002), added: (0.02, 0.002) },
+        Bounds { dtype: DType::Q4_K, lost: (0.06, 0.006), added: (0.06, 0.006) },
     ];
     for name in ["qwen2-tied", "qwen2-untied", "llama-mha", "phi3"] {
         let (model, expected) = (open(&fixture(name)), Expected::of(name));
