@@ -177,6 +177,9 @@ pub trait Backend {
     /// The backend's name and what it found, e.g. `cpu avx512-vnni, 2 threads`.
     fn describe(&self) -> String;
 
+    /// Called on the thread that runs all steps from now on and does nothing else: a backend may bind it to a core.
+    fn bind_thread(&mut self) {}
+
     /// Packs a linear layer.
     ///
     /// # Errors

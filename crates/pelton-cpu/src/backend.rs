@@ -4,19 +4,23 @@
 //! instruction set. Invariant: a row's bits depend on the row, its sequence's KV and the instruction set; never on
 //! the other rows, the number of threads or how a prompt was cut into chunks.
 
-use std::cmp::Reverse;
+use std::path::Path;
 
+use half::f16;
 use pelton_backend::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, PAGE_LEN, Placement,
     Rope, Weight,
 };
 
-use crate::attention::{TILE, Tile, TileAttention};
+use crate::attention::{AttentionScratch, Operands};
+use crate::cores::Cores;
 use crate::embed::Embedding;
 use crate::gate::SoftCap;
 use crate::isa::{Isa, IsaError};
-use crate::kv::{Element, Kv, Layer};
-use crate::linear::{LinearScratch, PackedLinear};
+use crate::kv::paired::{Coded, Fp8, Int8, Pairs};
+use crate::kv::wide::Wide;
+use crate::kv::{Format, Kv, Typed};
+use crate::linear::{LinearScratch, PackedError, PackedFile, PackedLinear, PackedWriter};
 use crate::machine::Machine;
 use crate::moe::{self, MoeScratch};
 use crate::norm::{Add, AddRmsNorm, RmsNorm};
@@ -27,11 +31,18 @@ use crate::tensor::{Shared, Tensor};
 /// How to set up a [`Cpu`].
 #[derive(Clone, Debug, Default)]
 pub struct CpuOptions {
-    /// Threads that work on an op; all that the process may use where not given.
+    /// Threads that work on an op of a decoding step; where not given, one for each core that the process may use
+    /// ([`Cores::default_threads`]).
     pub threads: Option<usize>,
+    /// Threads for a step of more than [`DECODE_ROWS`] rows; as many as for decoding where not given.
+    pub batch_threads: Option<usize>,
     /// Instruction set to use at most (`scalar`, `avx2`, `avx512`); the best of the machine where not given.
     pub isa: Option<String>,
 }
+
+/// A step of more rows reads prompts: it is bound by arithmetic, and may gain from more threads than one that is
+/// bound by memory.
+pub const DECODE_ROWS: usize = 16;
 
 /// Why a [`Cpu`] could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +51,7 @@ pub enum CpuError {
     #[error(transparent)]
     Isa(#[from] IsaError),
     /// The system refused a thread.
-    #[error("cannot start {threads} threads: {source}; ask for fewer")]
+    #[error("cannot start {threads} threads: {source}")]
     Threads {
         /// How many were asked for.
         threads: usize,
@@ -53,9 +64,49 @@ pub enum CpuError {
 #[derive(Debug)]
 pub struct Cpu {
     machine: Machine,
+    /// For steps of up to [`DECODE_ROWS`] rows.
+    threads: usize,
+    /// For steps of more.
+    batch_threads: usize,
+    packed: Packed,
     linear: LinearScratch,
     moe: MoeScratch,
-    tiles: Vec<Tile>,
+    attention: AttentionScratch,
+}
+
+/// Where the panels of linear layers come from, and whether they are kept.
+#[derive(Debug, Default)]
+enum Packed {
+    /// From packing.
+    #[default]
+    Off,
+    /// From a file, as far as it has them.
+    From(PackedFile),
+    /// From packing, and into a file.
+    Into(PackedWriter),
+    /// From packing, since the file could not be written.
+    Failed(PackedError),
+}
+
+/// What became of a packed file.
+#[derive(Debug)]
+pub enum PackedOutcome {
+    /// There was none to read or write.
+    Off,
+    /// Panels were mapped.
+    Mapped {
+        /// Bytes of them.
+        bytes: usize,
+        /// Matrices that the file lacked and that were packed.
+        missed: usize,
+    },
+    /// The file was written.
+    Written {
+        /// Its length.
+        bytes: u64,
+    },
+    /// It could not be written; the model runs as without it.
+    Failed(PackedError),
 }
 
 impl Cpu {
@@ -66,9 +117,19 @@ impl Cpu {
     pub fn new(options: CpuOptions) -> Result<Cpu, CpuError> {
         let isa = options.isa.as_deref().map_or_else(|| Ok(Isa::detect()), Isa::best_at_most)?;
         let threads = options.threads.unwrap_or_else(Pool::default_threads);
-        let pool = Pool::new(threads).map_err(|source| CpuError::Threads { threads, source })?;
+        let batch_threads = options.batch_threads.unwrap_or(threads);
+        let most = if threads.min(batch_threads) == 0 { 0 } else { threads.max(batch_threads) };
+        let pool = Pool::bound(most, Cores::detect()).map_err(|source| CpuError::Threads { threads: most, source })?;
         let machine = Machine { isa, pool };
-        Ok(Cpu { machine, linear: LinearScratch::default(), moe: MoeScratch::default(), tiles: Vec::new() })
+        Ok(Cpu {
+            machine,
+            threads,
+            batch_threads,
+            packed: Packed::Off,
+            linear: LinearScratch::default(),
+            moe: MoeScratch::default(),
+            attention: AttentionScratch::default(),
+        })
     }
 
     /// The instruction set in use.
@@ -76,14 +137,86 @@ impl Cpu {
         self.machine.isa
     }
 
-    /// Threads that work on an op.
+    /// Threads that work on an op of a decoding step.
     pub fn threads(&self) -> usize {
-        self.machine.pool.threads()
+        self.threads
+    }
+
+    /// Threads that work on an op of a step of more than [`DECODE_ROWS`] rows.
+    pub fn batch_threads(&self) -> usize {
+        self.batch_threads
+    }
+
+    /// From now on takes the panels of linear layers from the packed file at `path`, if it was packed from `source`;
+    /// `false` where there is none. All of it is checked first; `progress` gets bytes done and of all.
+    ///
+    /// # Errors
+    /// [`PackedError`] where there is a file that cannot be used; layers are packed as without it.
+    pub fn read_packed(
+        &mut self,
+        path: &Path,
+        source: &str,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<bool, PackedError> {
+        self.packed = Packed::Off;
+        if let Some(file) = PackedFile::open(path, source, &self.machine.pool, progress)? {
+            self.packed = Packed::From(file);
+        }
+        Ok(matches!(self.packed, Packed::From(_)))
+    }
+
+    /// From now on writes the panels of linear layers to a packed file, too. It appears at `path` with
+    /// [`Cpu::finish_packed`].
+    ///
+    /// # Errors
+    /// [`PackedError`] where no file can be made there.
+    pub fn write_packed(&mut self, path: &Path, source: &str) -> Result<(), PackedError> {
+        self.packed = Packed::Into(PackedWriter::create(path, source)?);
+        Ok(())
+    }
+
+    /// Ends what [`Cpu::read_packed`] or [`Cpu::write_packed`] began.
+    pub fn finish_packed(&mut self) -> PackedOutcome {
+        match std::mem::take(&mut self.packed) {
+            Packed::Off => PackedOutcome::Off,
+            Packed::From(file) => PackedOutcome::Mapped { bytes: file.used_bytes, missed: file.missed },
+            Packed::Into(file) => match file.finish() {
+                Ok(bytes) => PackedOutcome::Written { bytes },
+                Err(e) => PackedOutcome::Failed(e),
+            },
+            Packed::Failed(e) => PackedOutcome::Failed(e),
+        }
+    }
+
+    /// How many threads there are and where they run, for people: `2 threads on their own cores`.
+    fn describe_threads(&self) -> String {
+        let (cores, pool) = (Cores::detect(), &self.machine.pool);
+        let most = pool.most_threads();
+        let mut text = format!("{} thread{}", self.threads, if self.threads == 1 { "" } else { "s" });
+        if self.batch_threads != self.threads {
+            text += &format!(" ({} for prompts)", self.batch_threads);
+        }
+        text += &match (cores.physical(), cores.logical()) {
+            (physical, _) if most == physical && pool.is_bound() => ", each bound to a core".to_string(),
+            (physical, _) if most < physical => format!(" on {physical} cores"),
+            (_, logical) if most == logical && pool.is_bound() => ", each bound to a hardware thread".to_string(),
+            (physical, logical) if most > logical => format!(" on only {physical} cores"),
+            _ => String::new(),
+        };
+        if let Some(quota) = cores.quota() {
+            text += &format!(", CPU quota {quota:.1}");
+        }
+        text
     }
 
     /// GB/s that the threads read from memory together, measured over a buffer of `bytes` bytes.
     pub fn read_bandwidth(&self, bytes: usize) -> f64 {
         crate::measure_read_bandwidth(&self.machine.pool, bytes)
+    }
+
+    /// What the threads could do at best; `bytes` is the size of the buffer that is read from memory.
+    pub fn ceilings(&self, bytes: usize) -> crate::Ceilings {
+        crate::measure_ceilings(self.machine.isa, &self.machine.pool, bytes)
     }
 }
 
@@ -153,12 +286,25 @@ impl Backend for Cpu {
             Isa::Avx512(_) => "avx512-vnni",
             Isa::Amx(_) => "avx512-vnni + amx",
         };
-        let threads = self.threads();
-        format!("cpu {isa}, {threads} thread{}", if threads == 1 { "" } else { "s" })
+        format!("cpu {isa}, {}", self.describe_threads())
+    }
+
+    fn bind_thread(&mut self) {
+        self.machine.pool.bind_caller();
     }
 
     fn load_linear(&mut self, spec: &LinearSpec) -> Result<PackedLinear, BackendError> {
-        PackedLinear::pack(spec, self.machine.isa, &self.machine.pool)
+        let Machine { isa, pool } = &self.machine;
+        if let Packed::From(file) = &mut self.packed {
+            return PackedLinear::take_or_pack(spec, *isa, pool, file);
+        }
+        let linear = PackedLinear::pack(spec, *isa, pool)?;
+        if let Packed::Into(file) = &mut self.packed
+            && let Err(e) = linear.store(file, pool)
+        {
+            self.packed = Packed::Failed(e);
+        }
+        Ok(linear)
     }
 
     fn placement(&self, linear: &PackedLinear) -> Vec<Placement> {
@@ -190,6 +336,9 @@ impl Backend for Cpu {
     }
 
     fn prepare(&mut self, batch: &Batch, rope: &Rope) -> Prepared {
+        // Every step begins here.
+        let threads = if batch.rows() > DECODE_ROWS { self.batch_threads } else { self.threads };
+        self.machine.pool.use_threads(threads);
         let half = rope.inv_freq.len();
         let (mut cos, mut sin) = (vec![0.0; batch.rows() * half], vec![0.0; batch.rows() * half]);
         let (to_cos, to_sin) = (Shared::new(&mut cos), Shared::new(&mut sin));
@@ -286,9 +435,11 @@ impl Backend for Cpu {
         let norms = norms.map(|n| (n.q.as_slice(), n.k.as_slice(), n.eps));
         let store = Store { machine: &self.machine, qkv: Shared::new(qkv.data_mut()), batch, heads, norms, geometry };
         match kv.layer_mut(layer) {
-            Layer::F32(pool) => store.run(&pool),
-            Layer::F16(pool) => store.run(&pool),
-            Layer::Bf16(pool) => store.run(&pool),
+            Typed::F32(pool) => store.run::<Wide<f32>>(&pool),
+            Typed::F16(pool) => store.run::<Wide<f16>>(&pool),
+            Typed::Bf16(pool) => store.run::<Pairs>(&pool),
+            Typed::Int8(pool) => store.run::<Coded<Int8>>(&pool),
+            Typed::Fp8(pool) => store.run::<Coded<Fp8>>(&pool),
         }
     }
 
@@ -306,13 +457,20 @@ impl Backend for Cpu {
         assert_eq!((out.rows(), out.cols()), (qkv.rows(), heads.q_dim()));
         assert_eq!((layout.n_kv_heads, layout.head_dim), (heads.n_kv_heads, heads.head_dim));
         assert!(attention.window != Some(0), "a window of 0 sees nothing");
-        tiles(&batch.batch, attention, &mut self.tiles);
-        let out = Shared::new(out.data_mut());
-        let attend = Attend { machine: &self.machine, tiles: &self.tiles, qkv, batch, attention, kv, out: &out };
+        let operands = Operands {
+            machine: &self.machine,
+            attention,
+            batch: &batch.batch,
+            geometry: kv.geometry(),
+            qkv: qkv.data(),
+            out: out.data_mut(),
+        };
         match kv.layer(layer) {
-            Layer::F32(pool) => attend.run(pool),
-            Layer::F16(pool) => attend.run(pool),
-            Layer::Bf16(pool) => attend.run(pool),
+            Typed::F32(pool) => self.attention.run::<Wide<f32>>(operands, pool),
+            Typed::F16(pool) => self.attention.run::<Wide<f16>>(operands, pool),
+            Typed::Bf16(pool) => self.attention.run::<Pairs>(operands, pool),
+            Typed::Int8(pool) => self.attention.run::<Coded<Int8>>(operands, pool),
+            Typed::Fp8(pool) => self.attention.run::<Coded<Fp8>>(operands, pool),
         }
     }
 
@@ -360,9 +518,9 @@ struct Store<'a> {
 }
 
 impl Store<'_> {
-    fn run<E: Element>(&self, pool: &Shared<'_, E>) {
+    fn run<F: Format>(&self, pool: &Shared<'_, F::Element>) {
         let (width, half) = (self.heads.qkv_dim(), self.batch.half);
-        let page_len = self.heads.n_kv_heads * self.geometry.block_len();
+        let page_len = self.geometry.page_len();
         self.machine.tasks(self.batch.runs.len(), 8 * self.batch.batch.rows() * width, &|i| {
             let run = self.batch.runs[i];
             let (first, end) = (run.row, run.row + run.len);
@@ -370,7 +528,7 @@ impl Store<'_> {
             // SAFETY: a run's rows belong to one task, and so does its page: a page that is written belongs to one
             // sequence, and a sequence's rows in one page are one run.
             let (qkv, page) = unsafe { (self.qkv.part(first * width..end * width), pool.part(page..page + page_len)) };
-            self.machine.run(RopeStore {
+            self.machine.run(RopeStore::<F> {
                 qkv,
                 heads: self.heads,
                 cos: &self.batch.cos[first * half..end * half],
@@ -382,65 +540,6 @@ impl Store<'_> {
             });
         });
     }
-}
-
-/// `paged_attention` for one element type.
-struct Attend<'a> {
-    machine: &'a Machine,
-    tiles: &'a [Tile],
-    qkv: &'a Tensor,
-    batch: &'a Prepared,
-    attention: &'a Attention,
-    kv: &'a Kv,
-    out: &'a Shared<'a, f32>,
-}
-
-impl Attend<'_> {
-    fn run<E: Element>(&self, pool: &[E]) {
-        let costs = self.tiles.iter().map(|t| t.cost(self.attention.window));
-        // Two products, each an operation per element of the head, at some 8 operations a vector instruction.
-        let operations = costs.fold(0, usize::saturating_add).saturating_mul(self.attention.heads.head_dim / 4);
-        self.machine.tasks(self.tiles.len(), operations, &|i| {
-            self.machine.run(TileAttention {
-                tile: self.tiles[i],
-                attention: self.attention,
-                geometry: self.kv.geometry(),
-                pool,
-                pages: &self.batch.batch.pages,
-                qkv: self.qkv.data(),
-                out: self.out,
-            });
-        });
-    }
-}
-
-/// Cuts a batch into tiles, the longest work first.
-fn tiles(batch: &Batch, attention: &Attention, tiles: &mut Vec<Tile>) {
-    let heads = &attention.heads;
-    let group = heads.n_heads / heads.n_kv_heads;
-    assert_eq!(group * heads.n_kv_heads, heads.n_heads, "whole groups of query heads");
-    tiles.clear();
-    let n_heads = group.min(TILE);
-    let n_rows = TILE / n_heads;
-    for span in &batch.spans {
-        for first in (0..span.len).step_by(n_rows) {
-            for kv_head in 0..heads.n_kv_heads {
-                for head in (0..group).step_by(n_heads) {
-                    tiles.push(Tile {
-                        row: span.row + first,
-                        n_rows: n_rows.min(span.len - first),
-                        position: span.cached_len + first,
-                        head: kv_head * group + head,
-                        n_heads: n_heads.min(group - head),
-                        page_start: span.page_start,
-                        n_pages: span.n_pages,
-                    });
-                }
-            }
-        }
-    }
-    // Stable, and without allocation for the few tiles of a decode step.
-    tiles.sort_by_key(|t| Reverse(t.cost(attention.window)));
 }
 
 #[cfg(test)]
@@ -458,24 +557,25 @@ mod tests {
     }
 
     #[test]
-    fn tiles_cover_every_row_and_head_once() {
-        let mut b = BatchBuilder::new(64);
-        b.push(&[0; 33], 5, &[0, 1], 1).unwrap();
-        b.push(&[0; 1], 300, &(2..13).collect::<Vec<_>>(), 1).unwrap();
-        let batch = b.finish();
-        for (n_heads, n_kv_heads) in [(14, 2), (3, 3), (96, 1), (7, 1), (65, 1)] {
-            let heads = Heads { n_heads, n_kv_heads, head_dim: 8 };
-            let mut out = Vec::new();
-            tiles(&batch, &Attention { heads, scale: 1.0, softcap: None, window: None }, &mut out);
-            let mut seen = vec![0; batch.rows() * n_heads];
-            for t in &out {
-                assert!(t.n_rows * t.n_heads <= TILE);
-                assert_eq!(t.head / (n_heads / n_kv_heads), (t.head + t.n_heads - 1) / (n_heads / n_kv_heads));
-                for r in t.row..t.row + t.n_rows {
-                    (t.head..t.head + t.n_heads).for_each(|h| seen[r * n_heads + h] += 1);
-                }
-            }
-            assert!(seen.iter().all(|&n| n == 1), "{n_heads}/{n_kv_heads}");
+    fn a_step_uses_the_threads_of_its_kind() {
+        let options = CpuOptions { threads: Some(1), batch_threads: Some(3), isa: None };
+        let mut cpu = Cpu::new(options).unwrap();
+        assert!(cpu.describe().contains("1 thread (3 for prompts)"), "{}", cpu.describe());
+        let rope = Rope { inv_freq: vec![1.0], scale: 1.0 };
+        for (rows, threads) in [(1, 1), (DECODE_ROWS + 1, 3), (DECODE_ROWS, 1)] {
+            let mut batch = BatchBuilder::new(1);
+            batch.push(&vec![0; rows], 0, &[0], 1).unwrap();
+            let _prepared = cpu.prepare(&batch.finish(), &rope);
+            assert_eq!(cpu.machine.pool.threads(), threads, "{rows} rows");
+        }
+    }
+
+    #[test]
+    fn no_threads_or_far_too_many_are_an_error() {
+        for (threads, batch_threads) in [(0, None), (1, Some(0)), (1, Some(5000)), (5000, None)] {
+            let options = CpuOptions { threads: Some(threads), batch_threads, isa: None };
+            let error = Cpu::new(options).unwrap_err().to_string();
+            assert!(error.contains("1 to 1024"), "{error}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A bird's-eye view, bottom up:
 //!
 //! - [`Isa`] says what the machine can do; its tokens prove it, so kernels are reached only where they may run.
+//! - [`Cores`] says which processors this process may use; threads are bound by it.
 //! - [`Pool`] splits one op over all threads and joins: a few microseconds a round.
 //! - [`PackedLinear`] holds weights the way a kernel reads them and multiplies by them.
 //! - `simd` is one vector vocabulary for the other ops: norms, rope, attention, gates are written once over it.
@@ -17,6 +18,8 @@ mod amx;
 mod attention;
 mod backend;
 mod bandwidth;
+mod ceilings;
+mod cores;
 mod embed;
 mod gate;
 mod isa;
@@ -33,11 +36,13 @@ mod simd;
 mod simd_x86;
 mod tensor;
 
-pub use backend::{Cpu, CpuError, CpuOptions, Prepared};
+pub use backend::{Cpu, CpuError, CpuOptions, DECODE_ROWS, PackedOutcome, Prepared};
 pub use bandwidth::measure_read_bandwidth;
+pub use ceilings::{Ceilings, measure_ceilings};
+pub use cores::Cores;
 pub use embed::Embedding;
 pub use isa::{Amx, Avx2, Avx512, Isa, IsaError};
 pub use kv::Kv;
-pub use linear::{LinearScratch, PackedLinear};
+pub use linear::{LinearScratch, PackedError, PackedLinear, checksum, packed_source};
 pub use pool::Pool;
 pub use tensor::Tensor;

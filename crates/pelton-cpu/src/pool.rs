@@ -2,7 +2,8 @@
 //!
 //! One op is one [`Pool::run`]: the caller publishes a job, takes part in it and returns when no thread touches it
 //! any more. Between jobs workers spin for [`SPIN`], since the next op of a forward pass comes within
-//! microseconds, and then sleep in the kernel: an idle pool costs nothing.
+//! microseconds, and then sleep in the kernel: an idle pool costs nothing. So does a worker that the jobs of a phase
+//! do not want ([`Pool::use_threads`]): it sleeps at once and is not woken.
 //!
 //! How a job is handed over: everything is in one atomic word, the *gate*.
 //!
@@ -21,15 +22,18 @@
 //! borrow outlives that.
 //!
 //! Tasks are dealt in equal runs, one run to each thread (the same thread sees the same weights each time), and a
-//! thread that is done takes from the runs of the others.
+//! thread that is done takes from the runs of the others, those of its neighbours first: threads are numbered as
+//! [`Cores`] orders processors, so neighbours share caches and memory.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
+
+use crate::cores::{self, Cores};
 
 /// How long a worker spins for the next job before it sleeps.
 const SPIN: Duration = Duration::from_micros(60);
@@ -37,6 +41,8 @@ const SPIN: Duration = Duration::from_micros(60);
 const OPEN: u64 = 1 << 16;
 const INSIDE: u64 = OPEN - 1;
 const GENERATION: u32 = 17;
+/// More threads than any machine that this is for; far fewer than [`INSIDE`] counts.
+const MOST_THREADS: usize = 1024;
 
 /// A task whose borrows are promised to last.
 type Task = dyn Fn(usize) + Sync + 'static;
@@ -52,6 +58,15 @@ struct Job {
     /// The caller's closure, its lifetime erased.
     task: *const Task,
     n_tasks: usize,
+    /// Threads that the tasks are dealt to, from the first.
+    threads: usize,
+}
+
+impl Job {
+    /// The tasks dealt to `thread`: `(first, end)`.
+    fn run_of(&self, thread: usize) -> (usize, usize) {
+        (self.n_tasks * thread / self.threads, self.n_tasks * (thread + 1) / self.threads)
+    }
 }
 
 /// One thread's run of tasks: the next to take. A cache line of its own.
@@ -60,6 +75,8 @@ struct Next(AtomicUsize);
 
 struct Shared {
     gate: AtomicU64,
+    /// Threads that take part in jobs, the caller among them; the workers from there on sleep.
+    threads: AtomicUsize,
     job: UnsafeCell<Option<Job>>,
     next: Box<[Next]>,
     /// Set by a task's panic: the tasks that are left are dropped.
@@ -85,25 +102,45 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     submit: Mutex<()>,
+    /// The processors that each thread may use; empty where the system chooses.
+    places: Vec<Vec<usize>>,
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pool({} threads)", self.threads())
+        write!(f, "Pool({} of {} threads)", self.threads(), self.most_threads())
     }
 }
 
 impl Pool {
-    /// A pool in which `threads` threads work, the caller of [`Pool::run`] among them; at least 1, at most 1024.
+    /// A pool in which `threads` threads work, the caller of [`Pool::run`] among them, on whatever processors the
+    /// system chooses.
     ///
     /// # Errors
-    /// Where the system refuses to start a thread.
+    /// Where `threads` is not between 1 and 1024, or the system refuses to start a thread.
     pub fn new(threads: usize) -> std::io::Result<Pool> {
-        let threads = threads.clamp(1, 1024);
-        // More threads than cores: whoever spins takes the core from one that would work.
-        let spin = if threads <= Pool::default_threads() { SPIN } else { Duration::ZERO };
+        Pool::on(Vec::new(), threads)
+    }
+
+    /// A pool whose workers keep to the processors that `cores` gives them; the thread that calls [`Pool::run`]
+    /// does so after [`Pool::bind_caller`].
+    ///
+    /// # Errors
+    /// As [`Pool::new`].
+    pub fn bound(threads: usize, cores: &Cores) -> std::io::Result<Pool> {
+        Pool::on(cores.places(threads), threads)
+    }
+
+    fn on(places: Vec<Vec<usize>>, threads: usize) -> std::io::Result<Pool> {
+        if !(1..=MOST_THREADS).contains(&threads) {
+            let problem = format!("{threads} threads, where 1 to {MOST_THREADS} can work together");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
+        }
+        // More threads than processors: whoever spins takes one from a thread that would work.
+        let spin = if threads <= Cores::detect().spinnable() { SPIN } else { Duration::ZERO };
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
+            threads: AtomicUsize::new(threads),
             job: UnsafeCell::new(None),
             next: (0..threads).map(|_| Next(AtomicUsize::new(0))).collect(),
             cancelled: AtomicBool::new(false),
@@ -114,24 +151,52 @@ impl Pool {
             caller_asleep: AtomicBool::new(false),
             spin,
         });
-        let mut pool = Pool { shared, workers: Vec::new(), submit: Mutex::new(()) };
+        let mut pool = Pool { shared, workers: Vec::new(), submit: Mutex::new(()), places };
         for index in 1..threads {
             let shared = Arc::clone(&pool.shared);
-            let name = format!("pelton-cpu-{index}");
-            pool.workers.push(thread::Builder::new().name(name).spawn(move || shared.work(index))?);
+            let place = pool.places.get(index).cloned().unwrap_or_default();
+            let life = move || {
+                cores::bind_thread(&place);
+                shared.work(index);
+            };
+            pool.workers.push(thread::Builder::new().name(format!("pelton-cpu-{index}")).spawn(life)?);
         }
         Ok(pool)
     }
 
-    /// The number of threads that this process may use (honours affinity and cgroup quotas).
+    /// The number of threads that an op gains from: [`Cores::default_threads`] of this process.
     pub fn default_threads() -> usize {
-        static THREADS: OnceLock<usize> = OnceLock::new();
-        *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+        Cores::detect().default_threads()
     }
 
-    /// Threads that take part in a run, the caller included.
+    /// Threads that take part in a run now, the caller included.
     pub fn threads(&self) -> usize {
+        self.shared.threads.load(Ordering::SeqCst)
+    }
+
+    /// Threads that the pool has, the caller included.
+    pub fn most_threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// From the next run on, `threads` threads take part; the others sleep. Results do not depend on it.
+    ///
+    /// # Panics
+    /// Where `threads` is not between 1 and [`Pool::most_threads`].
+    pub fn use_threads(&self, threads: usize) {
+        assert!((1..=self.most_threads()).contains(&threads), "{threads} threads of {self:?}");
+        self.shared.threads.store(threads, Ordering::SeqCst);
+    }
+
+    /// Keeps the calling thread to the first thread's processors, for a thread that does nothing but run jobs of
+    /// this pool: what it starts inherits the limit.
+    pub fn bind_caller(&self) {
+        cores::bind_thread(self.places.first().map_or(&[], Vec::as_slice));
+    }
+
+    /// Whether each thread has a processor of its own.
+    pub fn is_bound(&self) -> bool {
+        self.places.first().is_some_and(|place| place.len() == 1)
     }
 
     /// Calls `task(0)` to `task(n_tasks - 1)`, each once, in any order and on any thread; returns when all are done.
@@ -141,25 +206,27 @@ impl Pool {
     /// With the payload of the first task that panicked, after all threads have let go of the job; tasks that had
     /// not started by then may be left out.
     pub fn run(&self, n_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if n_tasks <= 1 || self.workers.is_empty() || IN_TASK.get() {
+        if n_tasks <= 1 || self.threads() == 1 || IN_TASK.get() {
             return (0..n_tasks).for_each(task);
         }
         let turn = self.submit.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        for (thread, next) in shared.next.iter().enumerate() {
-            next.0.store(shared.run_of(thread, n_tasks).0, Ordering::Relaxed);
-        }
         shared.cancelled.store(false, Ordering::Relaxed);
         let task: *const (dyn Fn(usize) + Sync + '_) = task;
         // SAFETY: erases the lifetime. The pointer is followed only by threads inside the gate, and this function
         // does not return or unwind before the gate is closed and empty.
         let task: *const Task = unsafe { std::mem::transmute(task) };
-        let job = Job { task, n_tasks };
+        // Once: another thread may change it meanwhile. Workers that see the new number before this job's end only
+        // come late or not at all.
+        let job = Job { task, n_tasks, threads: self.threads() };
+        for (thread, next) in shared.next[..job.threads].iter().enumerate() {
+            next.0.store(job.run_of(thread).0, Ordering::Relaxed);
+        }
         // SAFETY: the gate is closed and empty (the run before left it so) and `turn` keeps other callers out.
         unsafe { *shared.job.get() = Some(job) };
         let generation = (shared.gate.load(Ordering::Relaxed) >> GENERATION).wrapping_add(1);
         shared.gate.store(generation << GENERATION | OPEN, Ordering::SeqCst);
-        self.wake();
+        self.wake(job.threads);
         shared.take_tasks(0, job);
         shared.gate.fetch_and(!OPEN, Ordering::SeqCst);
         shared.wait_until_empty();
@@ -170,8 +237,8 @@ impl Pool {
         }
     }
 
-    fn wake(&self) {
-        for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep) {
+    fn wake(&self, threads: usize) {
+        for (worker, asleep) in self.workers.iter().zip(&self.shared.asleep).take(threads - 1) {
             if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
             }
@@ -192,24 +259,23 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// The tasks dealt to `thread`: `(first, end)`.
-    fn run_of(&self, thread: usize, n_tasks: usize) -> (usize, usize) {
-        let threads = self.next.len();
-        (n_tasks * thread / threads, n_tasks * (thread + 1) / threads)
-    }
-
     /// A worker's life.
     fn work(&self, index: usize) {
-        let mut seen = 0;
+        let (mut seen, mut spin) = (0, self.spin);
         loop {
-            seen = self.wait_for_generation(index, seen);
+            seen = self.wait_for_generation(index, seen, spin);
             if self.stop.load(Ordering::SeqCst) {
                 return;
             }
-            if self.enter(seen) {
+            // Jobs that do not want this thread go by while it sleeps.
+            let is_wanted = index < self.threads.load(Ordering::SeqCst);
+            spin = if is_wanted { self.spin } else { Duration::ZERO };
+            if is_wanted && self.enter(seen) {
                 // SAFETY: this thread is inside the gate, so the job is published and stays.
                 let job = unsafe { *self.job.get() }.expect("an open gate has a job");
-                self.take_tasks(index, job);
+                if index < job.threads {
+                    self.take_tasks(index, job);
+                }
                 let before = self.gate.fetch_sub(1, Ordering::SeqCst);
                 if before & (OPEN | INSIDE) == 1 && self.caller_asleep.load(Ordering::SeqCst) {
                     self.wake_caller();
@@ -218,10 +284,10 @@ impl Shared {
         }
     }
 
-    /// Waits until the generation is another than `seen` and returns it.
-    fn wait_for_generation(&self, index: usize, seen: u64) -> u64 {
+    /// Waits until the generation is another than `seen` and returns it; spins first, for `spin`.
+    fn wait_for_generation(&self, index: usize, seen: u64, spin: Duration) -> u64 {
         let now = || self.gate.load(Ordering::SeqCst) >> GENERATION;
-        if spin_until(self.spin, || now() != seen) {
+        if spin_until(spin, || now() != seen) {
             return now();
         }
         let asleep = &self.asleep[index - 1];
@@ -255,9 +321,8 @@ impl Shared {
         let task = unsafe { &*job.task };
         IN_TASK.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            let threads = self.next.len();
-            for thread in (me..threads).chain(0..me) {
-                let (_, end) = self.run_of(thread, job.n_tasks);
+            for thread in (me..job.threads).chain(0..me) {
+                let (_, end) = job.run_of(thread);
                 while !self.cancelled.load(Ordering::Relaxed) {
                     let index = self.next[thread].0.fetch_add(1, Ordering::Relaxed);
                     if index >= end {
@@ -374,6 +439,67 @@ mod tests {
                 assert_eq!(payload.downcast_ref::<String>(), Some(&format!("task {bad} fails")));
                 count_each(&pool, 16);
             }
+        }
+    }
+
+    /// Waits until a worker has announced that it sleeps; a minute is for ever here.
+    fn wait_until_asleep(pool: &Pool, worker: usize) {
+        let start = Instant::now();
+        while !pool.shared.asleep[worker].load(Ordering::SeqCst) {
+            assert!(start.elapsed() < Duration::from_secs(60), "worker {worker} of {pool:?} spins");
+            thread::sleep(SPIN);
+        }
+    }
+
+    #[test]
+    fn idle_workers_sleep() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..3 {
+            count_each(&pool, 9);
+            (0..2).for_each(|worker| wait_until_asleep(&pool, worker));
+        }
+    }
+
+    #[test]
+    fn threads_that_are_not_wanted_take_no_task_and_stay_asleep() {
+        let pool = Pool::new(4).unwrap();
+        for wanted in [4, 2, 1, 3, 4] {
+            pool.use_threads(wanted);
+            assert_eq!((pool.threads(), pool.most_threads()), (wanted, 4));
+            let names = Mutex::new(std::collections::BTreeSet::new());
+            for _ in 0..200 {
+                count_each(&pool, 17);
+                pool.run(8, &|_| {
+                    names.lock().unwrap().extend(
+                        thread::current().name().and_then(|n| n.strip_prefix("pelton-cpu-")?.parse::<usize>().ok()),
+                    );
+                });
+            }
+            let names = names.into_inner().unwrap();
+            assert!(names.iter().all(|&index| index < wanted), "{names:?} of {wanted}");
+            for index in wanted..4 {
+                wait_until_asleep(&pool, index - 1);
+                count_each(&pool, 8);
+                assert!(pool.shared.asleep[index - 1].load(Ordering::SeqCst), "a job woke worker {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_numbers_of_threads_are_refused() {
+        for threads in [0, 1025, usize::MAX] {
+            let error = Pool::new(threads).unwrap_err();
+            assert!(error.to_string().contains("1 to 1024"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bound_workers_keep_to_their_processors() {
+        let cores = Cores::detect();
+        for threads in [1, cores.physical(), cores.logical(), cores.logical() + 1] {
+            let pool = Pool::bound(threads, cores).unwrap();
+            assert_eq!(pool.is_bound(), cores.can_bind() && threads <= cores.logical() && pool.places[0].len() == 1);
+            count_each(&pool, 64);
         }
     }
 

@@ -4,7 +4,7 @@ use pelton_backend::conformance::{Suite, Tolerances, batch_invariance};
 use pelton_cpu::{Cpu, CpuOptions, Isa};
 
 fn cpu(isa: Isa, threads: usize) -> Cpu {
-    let options = CpuOptions { threads: Some(threads), isa: Some(isa.name().to_string()) };
+    let options = CpuOptions { threads: Some(threads), isa: Some(isa.name().to_string()), ..CpuOptions::default() };
     Cpu::new(options).expect("an instruction set of this machine")
 }
 

@@ -104,6 +104,11 @@ impl<B: Backend> Engine<B> {
         self.backend.describe()
     }
 
+    /// Tells the backend that the calling thread runs all steps from now on.
+    pub(crate) fn bind_thread(&mut self) {
+        self.backend.bind_thread();
+    }
+
     /// Counts of sequences and pages.
     pub fn stats(&self) -> Stats {
         self.sched.stats()

@@ -161,6 +161,7 @@ struct Owner<B: Backend> {
 
 impl<B: Backend> Owner<B> {
     fn run(mut self) {
+        self.engine.bind_thread();
         let mut events = Vec::new();
         loop {
             if !self.admit() {
