@@ -74,6 +74,9 @@ pub(crate) struct EngineArgs {
     /// Do not reuse the computed beginning of earlier prompts
     #[arg(long)]
     pub no_prefix_cache: bool,
+    /// Keep the packed weights in the model store and map them at the next start: about as much disk as the model
+    #[arg(long)]
+    pub cache_packed: bool,
     /// List which kernel runs each group of layers
     #[arg(long, short)]
     pub verbose: bool,
@@ -83,10 +86,13 @@ pub(crate) struct EngineArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Engine")]
 pub(crate) struct ComputeArgs {
-    /// Threads [default: one for each core]
+    /// Threads [default: one for each core that this process may use, fewer under a CPU quota]
     #[arg(long, short, value_name = "N", value_parser = numbers::one_to::<1024>)]
     pub threads: Option<usize>,
-    /// How keys and values are stored [default: f16]
+    /// Threads while prompts are read [default: as many as --threads]
+    #[arg(long, value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub threads_batch: Option<usize>,
+    /// How keys and values are stored: the smaller, the longer the context that fits [default: bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_type: Option<KvTypeArg>,
     /// Prompt tokens that are computed together
@@ -99,9 +105,16 @@ pub(crate) struct ComputeArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvTypeArg {
+    /// Exact, and slow
     F32,
+    /// Finer than bf16, slower
     F16,
+    /// What the fastest kernels read
     Bf16,
+    /// Whole numbers with a scale for each token: half the memory
+    Int8,
+    /// 8-bit floats (e4m3) with a scale for each token: half the memory
+    Fp8,
 }
 
 /// How tokens are chosen. What is left out comes from the model's own recommendation, else greedy decoding.
@@ -229,7 +242,7 @@ pub(crate) struct InspectArgs {
     #[arg(long, short, default_value = "1", value_name = "N", value_parser = numbers::one_to::<65_536>)]
     pub batch: usize,
     /// KV type of the memory figures
-    #[arg(long, value_enum, default_value = "f16", value_name = "TYPE")]
+    #[arg(long, value_enum, default_value = "bf16", value_name = "TYPE")]
     pub kv_type: KvTypeArg,
     /// Also print the file's own metadata and the chat template
     #[arg(long, short)]
@@ -240,27 +253,80 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
-    /// Lengths of prompts to measure, in tokens (0: none)
-    #[arg(long, short, value_delimiter = ',', default_value = "128,512", value_name = "TOKENS")]
+    #[command(subcommand)]
+    pub what: Option<BenchCommand>,
+    /// Lengths of prompts to compute, in tokens (0: none)
+    #[arg(long, short, value_delimiter = ',', default_value = "512", value_name = "TOKENS")]
     pub prompt: Vec<usize>,
     /// Numbers of tokens to generate (0: none)
     #[arg(long, short = 'n', value_delimiter = ',', default_value = "128", value_name = "TOKENS")]
     pub generate: Vec<usize>,
-    /// Context already there before generating
-    #[arg(long, short, default_value_t = 0, value_name = "TOKENS")]
-    pub depth: usize,
-    /// Sequences generated at once
-    #[arg(long, default_value = "1", value_name = "N", value_parser = numbers::one_to::<1024>)]
-    pub batch: usize,
+    /// Tokens that are there before, for each of the above
+    #[arg(long, short, value_delimiter = ',', default_value = "0", value_name = "TOKENS")]
+    pub depth: Vec<usize>,
+    /// Sequences that are generated together; they share the tokens before
+    #[arg(long, short, value_delimiter = ',', default_value = "1", value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub batch: Vec<usize>,
     /// Repetitions; the median is printed
     #[arg(long, short, default_value = "3", value_name = "N", value_parser = numbers::one_to::<1000>)]
+    pub repeat: usize,
+    /// Also print where the time of each step goes, op by op
+    #[arg(long)]
+    pub profile: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Print comma-separated values
+    #[arg(long, conflicts_with_all = ["json", "profile"])]
+    pub csv: bool,
+    /// Model: a path, a hub name ORG/NAME[:QUANT]; the built-in one if left out
+    #[arg(long, short, help_heading = "Engine")]
+    pub model: Option<String>,
+    /// Random weights in the shape of a published model, such as qwen2.5-7b:Q4_K_M, or of a config.json; an unknown
+    /// name lists them
+    #[arg(long, value_name = "NAME[:TYPES]", conflicts_with = "model", help_heading = "Engine")]
+    pub shape: Option<String>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// List which kernel runs each group of layers
+    #[arg(long, short, help_heading = "Engine")]
+    pub verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measure single ops, for each storage type, shape and number of rows
+    Kernels(BenchKernelsArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchKernelsArgs {
+    /// Whose widths: a published model, or a config.json
+    #[arg(long, default_value = "qwen2.5-1.5b", value_name = "NAME")]
+    pub shape: String,
+    /// Storage types of weights; those whose blocks do not divide a width are left out there
+    #[arg(long, value_delimiter = ',', default_value = "Q4_0,Q5_0,Q8_0,Q4_K,Q5_K,Q6_K,F16", value_name = "TYPE",
+        value_parser = numbers::storage_type)]
+    pub types: Vec<pelton::DType>,
+    /// Rows of a batch: 1 is decoding, many are a prompt
+    #[arg(long, value_delimiter = ',', default_value = "1,8,512", value_name = "N", value_parser = numbers::one_to::<65_536>)]
+    pub rows: Vec<usize>,
+    /// Tokens before the rows, for attention
+    #[arg(long, short, value_delimiter = ',', default_value = "4096", value_name = "TOKENS", value_parser = numbers::one_to::<1_048_576>)]
+    pub depth: Vec<usize>,
+    /// Repetitions; the median is printed
+    #[arg(long, short, default_value = "5", value_name = "N", value_parser = numbers::one_to::<1000>)]
     pub repeat: usize,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Print comma-separated values
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
     #[command(flatten)]
-    pub model: ModelArgs,
+    pub compute: ComputeArgs,
 }
 
 #[derive(Args, Debug)]
@@ -281,8 +347,12 @@ pub(crate) struct ListArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RmArgs {
-    /// ORG/NAME[:QUANT][@REVISION]
-    pub model: String,
+    /// ORG/NAME[:QUANT][@REVISION]; with --packed also a path
+    #[arg(required_unless_present = "packed")]
+    pub model: Option<String>,
+    /// Remove only the packed weights that --cache-packed keeps: of this model, or of all
+    #[arg(long)]
+    pub packed: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,11 @@
 //! From arguments and environment to an opened model and a running engine.
 
-use pelton::{BackendChoice, KvType, Llm, Model, ModelRef, ModelText, Options, SamplingOverrides, Store};
+use std::path::{Path, PathBuf};
+
+use pelton::{
+    BackendChoice, KvType, Llm, Model, ModelRef, ModelText, Options, SamplingOverrides, Store, StoredPack,
+    packed_folder,
+};
 
 use crate::Usage;
 use crate::args::{ComputeArgs, EngineArgs, KvTypeArg, SamplingArgs};
@@ -34,6 +39,26 @@ impl Context {
         }
     }
 
+    /// Where packed weights are kept.
+    pub(crate) fn packed_folder(&self) -> anyhow::Result<PathBuf> {
+        Ok(packed_folder(&self.store()?.options().root))
+    }
+
+    /// Bytes of packed weights that are kept of the model at `path`; none where there is no store.
+    pub(crate) fn packed_bytes(&self, path: &Path) -> u64 {
+        let kept = self.packed_folder().and_then(|folder| Ok(StoredPack::list(&folder)?)).unwrap_or_default();
+        kept.iter().filter(|pack| pack.belongs_to(path)).map(|pack| pack.bytes).sum()
+    }
+
+    /// Where the files of a typed model lie; nowhere for a built-in one.
+    pub(crate) fn path_of(&self, name: Option<&str>) -> anyhow::Result<Option<PathBuf>> {
+        Ok(match self.find(name)? {
+            (ModelRef::Path(path), _) => Some(path),
+            (ModelRef::Hub(spec), store) => store.and_then(|store| store.locate(&spec)),
+            (ModelRef::Embedded | ModelRef::EmbeddedDraft, _) => None,
+        })
+    }
+
     /// What a typed name stands for, and the store where it needs one.
     fn find(&self, name: Option<&str>) -> anyhow::Result<(ModelRef, Option<Store>)> {
         let model = ModelRef::parse(name)?;
@@ -65,9 +90,10 @@ impl Context {
         Options {
             backend: if args.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             threads: args.threads,
+            batch_threads: args.threads_batch,
             isa: self.environment.isa.clone(),
             batch_rows: args.batch_rows,
-            kv_type: kv_type(args.kv_type.unwrap_or(KvTypeArg::F16)),
+            kv_type: kv_type(args.kv_type.unwrap_or(KvTypeArg::Bf16)),
             ..Options::default()
         }
     }
@@ -78,6 +104,7 @@ impl Context {
             context: args.context,
             max_seqs,
             prefix_cache: !args.no_prefix_cache,
+            cache_packed: if args.cache_packed { Some(self.packed_folder()?) } else { None },
             ..self.compute_options(&args.compute)
         };
         let bar = Progress::bytes(self.quiet);
@@ -86,8 +113,9 @@ impl Context {
         drop(bar);
         let llm = loaded.map_err(|e| self.blame(e))?;
         self.note(&llm.report().line());
+        llm.report().notes.iter().for_each(|note| self.note(note));
         if args.verbose {
-            kernel_lines(llm.report()).iter().for_each(|line| self.note(line));
+            kernel_lines(&llm.report().placements).iter().for_each(|line| self.note(line));
         }
         Ok(llm)
     }
@@ -104,9 +132,9 @@ impl Context {
 }
 
 /// One line for each kernel and storage type: how many layers and bytes it runs.
-fn kernel_lines(report: &pelton::LoadReport) -> Vec<String> {
+pub(crate) fn kernel_lines(placements: &[pelton::Placement]) -> Vec<String> {
     let mut groups: Vec<(String, usize, usize)> = Vec::new();
-    for p in &report.placements {
+    for p in placements {
         let key = format!("{} on {}", p.dtype.name(), p.kernel);
         match groups.iter_mut().find(|(k, _, _)| *k == key) {
             Some((_, count, bytes)) => {
@@ -124,6 +152,8 @@ pub(crate) fn kv_type(arg: KvTypeArg) -> KvType {
         KvTypeArg::F32 => KvType::F32,
         KvTypeArg::F16 => KvType::F16,
         KvTypeArg::Bf16 => KvType::Bf16,
+        KvTypeArg::Int8 => KvType::Int8,
+        KvTypeArg::Fp8 => KvType::Fp8,
     }
 }
 

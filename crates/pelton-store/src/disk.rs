@@ -8,7 +8,10 @@ use std::path::Path;
 use crate::StoreError;
 
 /// Refuses when `folder`'s disk has less than `needed` bytes for this user.
-pub(crate) fn check_room(folder: &Path, needed: u64) -> Result<(), StoreError> {
+///
+/// # Errors
+/// [`StoreError::DiskFull`] with what is missing.
+pub fn check_room(folder: &Path, needed: u64) -> Result<(), StoreError> {
     match free_bytes(folder) {
         Some(free) if free < needed => {
             Err(StoreError::DiskFull { path: folder.to_path_buf(), needed, free, short: needed - free })

@@ -41,6 +41,7 @@ mod quant;
 mod remove;
 mod spec;
 
+pub use disk::check_room;
 pub use error::StoreError;
 pub use local::StoredModel;
 pub use options::StoreOptions;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use pelton_backend::{Backend, BatchBuilder, KvType, PAGE_LEN, Reference};
-use pelton_cpu::{Cpu, CpuOptions};
+use pelton_cpu::Cpu;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{BackendChoice, Error, Model, Options, available_memory};
@@ -32,7 +32,7 @@ impl Logits {
                 compute(Reference, model, ids, &Options { kv_type: KvType::F32, ..options.clone() }, rope_bf16)
             }
             BackendChoice::Cpu => {
-                let cpu = Cpu::new(CpuOptions { threads: options.threads, isa: options.isa.clone() })?;
+                let cpu = Cpu::new(options.cpu())?;
                 compute(cpu, model, ids, options, rope_bf16)
             }
         }

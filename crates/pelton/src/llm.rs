@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pelton_backend::{Backend, Placement, Reference};
-use pelton_cpu::{Cpu, CpuOptions};
+use pelton_cpu::Cpu;
 use pelton_engine::{CancelGuard, Engine, EngineHandle, EngineLimits, EventSink, Request, RequestHandle};
 use pelton_formats::ModelConfig;
 use pelton_model::LoadProgress;
 use pelton_text::Tokenizer;
 
 use crate::memory::MemoryNeeds;
+use crate::packed::{Pack, PackedReport};
 use crate::{BackendChoice, Error, MemoryPlan, Model, Options, available_memory};
 
 /// What loading decided: shown to the user, never silent.
@@ -26,6 +27,10 @@ pub struct LoadReport {
     pub placements: Vec<Placement>,
     /// How the memory is divided.
     pub memory: MemoryPlan,
+    /// What became of the packed file.
+    pub packed: PackedReport,
+    /// What people should know besides: why a packed file was not used or not written.
+    pub notes: Vec<String>,
     /// How long loading took.
     pub load_time: Duration,
 }
@@ -47,6 +52,13 @@ impl LoadReport {
             if m.full_sequences == 1 { "sequence" } else { "sequences" },
             self.load_time.as_secs_f64(),
         );
+        match self.packed {
+            PackedReport::Off | PackedReport::NotStored => {}
+            PackedReport::Mapped { .. } => line += " · packed weights mapped from an earlier start",
+            PackedReport::Stored { bytes } => {
+                line += &format!(" · packed weights stored for the next start ({:.1} MiB)", mib(bytes as usize));
+            }
+        }
         if m.context < m.wanted_context {
             line += &format!(" · memory shortens the context from {}", m.wanted_context);
         }
@@ -85,19 +97,29 @@ impl Llm {
     pub fn load(model: &Model, options: &Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<Llm, Error> {
         options.check()?;
         match options.backend {
-            BackendChoice::Reference => Llm::load_on(Reference, model, options, progress),
+            BackendChoice::Reference => {
+                let pack = Pack::off(options.cache_packed.as_deref());
+                Llm::load_on(Reference, model, options, progress, pack, |_, _| 0)
+            }
             BackendChoice::Cpu => {
-                let cpu = Cpu::new(CpuOptions { threads: options.threads, isa: options.isa.clone() })?;
-                Llm::load_on(cpu, model, options, progress)
+                let start = Instant::now();
+                let mut cpu = Cpu::new(options.cpu())?;
+                let pack = Pack::begin(&mut cpu, model, options.cache_packed.as_deref(), progress);
+                let mut llm = Llm::load_on(cpu, model, options, progress, pack, Pack::finish)?;
+                llm.report.load_time = start.elapsed();
+                Ok(llm)
             }
         }
     }
 
+    /// `finish` ends what was begun with the packed file and says how many bytes of weights are mapped from it.
     fn load_on<B>(
         mut backend: B,
         model: &Model,
         options: &Options,
         progress: &mut dyn FnMut(LoadProgress),
+        mut pack: Pack,
+        finish: impl FnOnce(&mut Pack, &mut B) -> usize,
     ) -> Result<Llm, Error>
     where
         B: Backend + Send + 'static,
@@ -111,8 +133,9 @@ impl Llm {
         let context = MemoryPlan::new(needs, available_memory())?.context;
         let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, context, progress)?;
         let weight_bytes: usize = decoder.placements().iter().map(|p| p.bytes).sum();
-        // What was free before packing: what is free now, and the packed weights.
-        let free = available_memory().map(|now| now.saturating_add(weight_bytes as u64));
+        let mapped = finish(&mut pack, &mut backend);
+        // What was free before packing: what is free now, and the packed weights; the mapped ones count as free.
+        let free = available_memory().map(|now| now.saturating_add(weight_bytes.saturating_sub(mapped) as u64));
         let memory = MemoryPlan::new(MemoryNeeds { weight_bytes, ..needs }, free)?;
         // LongRoPE chooses its factors by the context that will really run.
         decoder.set_rope(pelton_model::resolve_rope(&config.rope, memory.context));
@@ -128,7 +151,10 @@ impl Llm {
         let eos = model.text().map_or_else(|_| model.files.generation.eos.clone(), |text| text.eos_ids());
         let placements = decoder.placements().to_vec();
         let engine = Engine::new(backend, decoder, model.tokenizer.clone(), eos, limits)?;
+        let (packed, notes) = pack.into_report();
         let report = LoadReport {
+            packed,
+            notes,
             name: model.name.clone(),
             parameters: model.parameters(),
             backend: engine.describe(),
@@ -173,7 +199,7 @@ impl Llm {
 }
 
 /// What has to fit, judged by the files alone.
-fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> {
+pub(crate) fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> {
     let c = &model.files.config;
     if let Some(context) = options.context {
         // A token of a prompt and a token of an answer.
@@ -182,7 +208,7 @@ fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> 
             return Err(Error::Usage(format!("--context {context}: {} holds 2 to {most} tokens", model.name)));
         }
     }
-    let kv_elements = 2 * c.n_layers * c.kv_dim();
+    let kv_heads = c.n_layers * c.n_kv_heads;
     // Floats of one row: the residual stream and its blocks (pelton-model's workspace); the input of the widest
     // matrix once more, interleaved and quantized; the rotation; and what experts gather and answer.
     let widest = c.hidden.max(c.q_dim()).max(c.ffn);
@@ -192,7 +218,7 @@ fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> 
     let logit_row = c.hidden + 2 * c.vocab_size;
     Ok(MemoryNeeds {
         weight_bytes: usize::try_from(model.files.source.total_bytes).unwrap_or(usize::MAX),
-        kv_bytes_per_token: kv_elements.saturating_mul(options.kv_type.bytes()),
+        kv_bytes_per_token: kv_heads.saturating_mul(options.kv_type.bytes_per_head(c.head_dim)),
         row_bytes: row.saturating_mul(4),
         logit_row_bytes: logit_row.saturating_mul(4),
         batch_rows: options.batch_rows,

@@ -1,6 +1,9 @@
 //! What callers ask for, before anything is resolved.
 
+use std::path::PathBuf;
+
 use pelton_backend::KvType;
+use pelton_cpu::CpuOptions;
 use pelton_formats::GenerationDefaults;
 use pelton_sample::SamplingParams;
 
@@ -21,8 +24,10 @@ pub enum BackendChoice {
 pub struct Options {
     /// Backend.
     pub backend: BackendChoice,
-    /// Threads; `None` is one for each core.
+    /// Threads of decoding steps; `None` is one for each core that the process may use.
     pub threads: Option<usize>,
+    /// Threads of steps that read prompts (more than 16 rows); `None` is as many as for decoding.
+    pub batch_threads: Option<usize>,
     /// Instruction set of the kernels (`scalar`, `avx2`, `avx512`); `None` is the best that the machine has.
     pub isa: Option<String>,
     /// Longest sequence in tokens; `None` is the model's, up to [`Options::DEFAULT_CONTEXT`] and what memory allows.
@@ -37,16 +42,24 @@ pub struct Options {
     pub kv_type: KvType,
     /// Keep pages of finished sequences for prompts that begin alike.
     pub prefix_cache: bool,
+    /// A folder where packed weights are kept, to be mapped by the next start; `None` packs anew each time.
+    pub cache_packed: Option<PathBuf>,
 }
 
 impl Options {
     /// The context where neither the caller nor the model asks for less.
     pub const DEFAULT_CONTEXT: usize = 16_384;
 
+    /// The part that the CPU backend sees.
+    pub(crate) fn cpu(&self) -> CpuOptions {
+        CpuOptions { threads: self.threads, batch_threads: self.batch_threads, isa: self.isa.clone() }
+    }
+
     /// Refuses counts of nothing, before anything is loaded.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let counts = [
             ("threads", self.threads.unwrap_or(1)),
+            ("batch_threads", self.batch_threads.unwrap_or(1)),
             ("max_seqs", self.max_seqs),
             ("batch_rows", self.batch_rows),
             ("max_waiting", self.max_waiting),
@@ -63,13 +76,15 @@ impl Default for Options {
         Options {
             backend: BackendChoice::Cpu,
             threads: None,
+            batch_threads: None,
             isa: None,
             context: None,
             max_seqs: 1,
             batch_rows: 512,
             max_waiting: 1 << 20,
-            kv_type: KvType::F16,
+            kv_type: KvType::Bf16,
             prefix_cache: true,
+            cache_packed: None,
         }
     }
 }

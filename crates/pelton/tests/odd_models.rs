@@ -204,7 +204,7 @@ fn logits<B: Backend>(mut backend: B, c: &ModelConfig, tensors: &Tensors, chunk:
 }
 
 fn cpu(isa: &str, threads: usize) -> Cpu {
-    Cpu::new(CpuOptions { threads: Some(threads), isa: Some(isa.into()) }).unwrap()
+    Cpu::new(CpuOptions { threads: Some(threads), isa: Some(isa.into()), ..CpuOptions::default() }).unwrap()
 }
 
 /// Root mean square of the differences, relative to that of the values (and at least to 1e-3).

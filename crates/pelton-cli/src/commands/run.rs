@@ -43,6 +43,8 @@ pub(crate) fn run(args: &RunArgs, context: &Context) -> anyhow::Result<()> {
         term::print_line("")?;
     }
     context.note(&figures(&finished));
+    // The process ends now: the system takes a vocabulary's hundred thousands of strings back at once.
+    std::mem::forget(model);
     Ok(())
 }
 

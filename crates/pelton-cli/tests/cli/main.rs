@@ -9,6 +9,7 @@ mod hub;
 mod inspect;
 mod logits_file;
 mod models;
+mod packed;
 mod pelton;
 mod run;
 mod store;

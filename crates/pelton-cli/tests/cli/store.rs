@@ -59,11 +59,14 @@ fn json_of_pull_list_and_remove() {
     assert_eq!(pulled["bytes"], pulled["downloaded_bytes"]);
     let quant = pulled["quant"].as_str().unwrap();
     let listed = offline(&sandbox, &["list", "--json"]).ok().json();
-    assert_keys(&listed[0], &["model", "repo", "quant", "revision", "path", "files", "bytes", "modified_unix_s"]);
+    assert_keys(
+        &listed[0],
+        &["model", "repo", "quant", "revision", "path", "files", "bytes", "packed_bytes", "modified_unix_s"],
+    );
     let name = format!("{NAME}:{quant}");
     assert_eq!((&listed[0]["model"], &listed[0]["revision"]), (&name.as_str().into(), &pulled["revision"]));
     let removed = offline(&sandbox, &["rm", "--json", &name]).ok().json();
-    assert_keys(&removed, &["model", "bytes", "files"]);
+    assert_keys(&removed, &["model", "bytes", "files", "packed_bytes"]);
     assert_eq!(offline(&sandbox, &["list", "--json"]).ok().json(), serde_json::json!([]));
 }
 

@@ -4,12 +4,13 @@ use std::process::{Command, Stdio};
 
 use crate::pelton::Sandbox;
 
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 14] = [
     &["docs"],
     &["run"],
     &["chat"],
     &["inspect"],
     &["bench"],
+    &["bench", "kernels"],
     &["pull"],
     &["list"],
     &["rm"],
