@@ -152,21 +152,20 @@ fn byte_level_bpe(vocab: &Vocab, merges: &[String], family: &Family) -> Result<L
         .filter(|(id, text)| vocab.id_of(text) == Some(*id))
         .map(|(id, text)| (text.to_owned(), id))
         .collect();
-    let mut pairs = Vec::with_capacity(merges.len());
+    let (mut pairs, mut made) = (Vec::with_capacity(merges.len()), String::new());
     for (rank, merge) in merges.iter().enumerate() {
         let (left, right) = split_merge(merge).ok_or_else(|| {
             let detail = format!("merge {rank} reads {merge:?}; expected `left right`");
             TextError::vocab("tokenizer.ggml.merges", detail)
         })?;
-        let made = format!("{left}{right}");
-        for part in [left, right, &made] {
-            if vocab.id_of(part).is_none() {
-                let detail = format!("merge {rank} needs {part:?}, which is not a token");
-                return Err(TextError::vocab("tokenizer.ggml.merges", detail));
-            }
-        }
-        if [left, right, &made].iter().all(|part| pieces.contains_key(*part)) {
+        made.clear();
+        made.extend([left, right]);
+        let parts = [left, right, made.as_str()];
+        if parts.iter().all(|part| pieces.contains_key(*part)) {
             pairs.push((left.to_owned(), right.to_owned()));
+        } else if let Some(part) = parts.iter().find(|part| vocab.id_of(part).is_none()) {
+            let detail = format!("merge {rank} needs {part:?}, which is not a token");
+            return Err(TextError::vocab("tokenizer.ggml.merges", detail));
         }
     }
     let bpe =

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ahash::RandomState;
+
 use super::byte_level;
 
 /// SentencePiece's mark for a space, U+2581.
@@ -39,7 +41,7 @@ pub(super) enum Spelling {
 pub(super) struct Vocab {
     texts: Vec<Arc<str>>,
     kinds: Vec<Kind>,
-    ids: HashMap<Arc<str>, u32>,
+    ids: HashMap<Arc<str>, u32, RandomState>,
     spelling: Spelling,
 }
 
@@ -50,7 +52,7 @@ impl Vocab {
         let mut vocab = Self {
             texts: Vec::with_capacity(tokens.len()),
             kinds: Vec::with_capacity(tokens.len()),
-            ids: HashMap::with_capacity(tokens.len()),
+            ids: HashMap::with_capacity_and_hasher(tokens.len(), RandomState::new()),
             spelling,
         };
         for ((text, kind), id) in tokens.into_iter().zip(0u32..) {
