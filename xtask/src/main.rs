@@ -1,9 +1,11 @@
-//! Checks of the project that a machine can make. `cargo xtask layers` holds the crates against the floors of
-//! ARCHITECTURE.md.
+//! Chores of the project that a machine can do. `cargo xtask layers` holds the crates against the floors of
+//! ARCHITECTURE.md; `cargo xtask rivals` measures Pelton beside other engines.
 //!
 //! Invariant: a crate depends only on crates of lower floors that its row names; a crate without a row fails.
 
 #![forbid(unsafe_code)]
+
+mod rivals;
 
 use std::process::{Command, ExitCode};
 
@@ -58,8 +60,15 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some("rivals") => match rivals::run(std::env::args().skip(2)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("rivals: {problem}");
+                ExitCode::FAILURE
+            }
+        },
         _ => {
-            eprintln!("usage: cargo xtask layers");
+            eprintln!("usage: cargo xtask layers | rivals");
             ExitCode::from(2)
         }
     }

@@ -47,6 +47,14 @@ pub(crate) fn bias(text: &str) -> Result<(u32, f32), String> {
     Ok((id, value.ok_or_else(|| format!("`{bias}` is not a number"))?))
 }
 
+/// A storage type of weights, by the name that GGUF tools use.
+pub(crate) fn storage_type(text: &str) -> Result<pelton::DType, String> {
+    pelton::DType::from_name(text).filter(|t| t.can_decode()).ok_or_else(|| {
+        let known: Vec<_> = pelton::DType::DECODABLE.iter().map(|t| t.name()).collect();
+        format!("expected one of {}", known.join(", "))
+    })
+}
+
 fn number(text: &str, ok: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
     let value = text.parse().ok().filter(|v: &f32| v.is_finite() && ok(*v));
     value.ok_or_else(|| format!("expected {expected}"))

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod available;
-mod bandwidth;
+mod bench;
 mod embedded;
 mod error;
 mod evaluate;
@@ -17,10 +17,12 @@ mod llm;
 mod memory;
 mod model;
 mod options;
+mod packed;
 mod prompt;
+mod shape;
 
 pub use available::available_memory;
-pub use bandwidth::read_bandwidth;
+pub use bench::{Bench, Bound, Entry, KernelFigure, KernelPlan, Kind, Ledger, Measurement, Work, Workload, ceilings};
 pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
 pub use error::{Error, ErrorKind};
 pub use evaluate::{Logits, write_logits};
@@ -29,12 +31,16 @@ pub use llm::{Llm, LoadReport};
 pub use memory::MemoryPlan;
 pub use model::{Model, ModelRef, ModelText};
 pub use options::{BackendChoice, Options, SamplingOverrides};
+pub use packed::{PackedReport, StoredPack, packed_folder};
 pub use prompt::{Chat, Conversation};
+pub use shape::Shape;
 
 pub use pelton_backend::{KvType, PAGE_LEN, Placement};
+pub use pelton_cpu::Ceilings;
 pub use pelton_engine::{CancelGuard, Event, EventSink, FinishReason, Finished, Request, RequestHandle, Timing};
 pub use pelton_formats::{GenerationDefaults, ModelConfig};
 pub use pelton_model::LoadProgress;
+pub use pelton_quant::DType;
 pub use pelton_sample::SamplingParams;
 pub use pelton_store::{
     ModelSpec, Progress, ProgressState, Pulled, Removed, Store, StoreError, StoreOptions, StoredModel,

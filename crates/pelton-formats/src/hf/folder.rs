@@ -9,7 +9,9 @@ use super::fields::{Fields, parse_object};
 use super::{SafetensorsFile, config, generation};
 use crate::error::brief;
 use crate::names::{Role, hf_role};
-use crate::{Bytes, FormatError, ModelFiles, Source, SourceKind, Tensors, TextFiles, TokenizerFiles, shape};
+use crate::{
+    Bytes, FormatError, ModelConfig, ModelFiles, Source, SourceKind, Tensors, TextFiles, TokenizerFiles, shape,
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -150,6 +152,15 @@ fn weight_map(index: &[u8], file: &str) -> Result<BTreeMap<String, String>, Form
 
 fn shard_names(map: &BTreeMap<String, String>) -> Vec<String> {
     map.values().collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
+
+/// Reads a `config.json` alone: the shape of a model without its weights. `name` is used where the file has none.
+///
+/// # Errors
+/// [`FormatError`], naming `file`, the field and what was expected.
+pub fn read_config(json: &[u8], file: &str, name: &str) -> Result<ModelConfig, FormatError> {
+    let object = parse_object(json, file)?;
+    config::read(&Fields::new(file, &object), name)
 }
 
 /// Opens a model from the content of a Hugging Face folder.

@@ -9,7 +9,7 @@ mod generation;
 mod rope;
 mod safetensors;
 
-pub use folder::{HfParts, open_parts};
+pub use folder::{HfParts, open_parts, read_config};
 pub use safetensors::{SafetensorsFile, SafetensorsInfo};
 
 pub(crate) use folder::{has_weights, no_weights, open_folder, text_from_folder};
