@@ -6,7 +6,7 @@
 //! scales, sums         [row block][block][tile][16 rows]
 //! ```
 //!
-//! A row block is [`ROW_BLOCK`] tiles (the last one may have fewer): what is read for one block of input features is
+//! A row block is [`row_block`] tiles (the last one may have fewer): what is read for one block of input features is
 //! one run of memory, which the processor fetches ahead of the products.
 //!
 //! A row's last block is padded with zeros; rows that are missing in the last tile hold anything, since no row's
@@ -15,7 +15,7 @@
 //! Invariant: codes, scales and sums are those of [`ActBlock`].
 
 use super::super::activations::{ActBlock, BLOCK, PARALLEL, ZERO, quantize_avx512};
-use super::{ROW_BLOCK, ROWS};
+use super::{ROWS, row_block};
 use crate::pool::Pool;
 use crate::tensor::Shared;
 
@@ -47,6 +47,8 @@ pub(in super::super) struct CodeSums {
 pub(in super::super) struct TiledRows {
     /// Blocks of a row.
     blocks: usize,
+    /// Tiles of a row block.
+    row_block: usize,
     codes: Vec<Line>,
     scales: Vec<[f32; ROWS]>,
     sums: Vec<[CodeSums; ROWS]>,
@@ -66,7 +68,8 @@ impl TiledRows {
         let k = x.len() / rows;
         let (tiles, blocks) = (rows.div_ceil(ROWS), k.div_ceil(BLOCK));
         let lines = BLOCK_TILE / 64;
-        self.blocks = blocks;
+        (self.blocks, self.row_block) = (blocks, row_block(k));
+        let row_block = self.row_block;
         self.codes.resize(tiles * blocks * lines, Line([0; 64]));
         self.scales.resize(tiles * blocks, [0.0; ROWS]);
         self.sums.resize(tiles * blocks, [CodeSums { sum_16: [0; 16], sum_32: [0; 8], float_32: [0.0; 8] }; ROWS]);
@@ -75,7 +78,7 @@ impl TiledRows {
         let task = |tile: usize| {
             for (r, x) in x[tile * ROWS * k..].chunks_exact(k).take(ROWS).enumerate() {
                 for (b, x) in x.chunks(BLOCK).enumerate() {
-                    let at = place(tiles, blocks, tile, b);
+                    let at = place(tiles, row_block, blocks, tile, b);
                     // SAFETY: each tile belongs to one task; tiles are used where AVX-512 is.
                     unsafe {
                         let codes = bytes(codes.part(at * lines..(at + 1) * lines));
@@ -91,7 +94,7 @@ impl TiledRows {
 
     /// Block `block` of tile `tile`.
     pub(super) fn tile(&self, tile: usize, block: usize) -> TileRows<'_> {
-        let at = place(self.tiles(), self.blocks, tile, block);
+        let at = place(self.tiles(), self.row_block, self.blocks, tile, block);
         let codes = self.codes[at * (BLOCK_TILE / 64)..].as_ptr().cast();
         TileRows { codes, scales: &self.scales[at], sums: &self.sums[at] }
     }
@@ -109,9 +112,9 @@ fn bytes(lines: &mut [Line]) -> &mut [i8] {
 }
 
 /// Where block `block` of tile `tile` is, in blocks of tiles.
-fn place(tiles: usize, blocks: usize, tile: usize, block: usize) -> usize {
-    let first = tile / ROW_BLOCK * ROW_BLOCK;
-    first * blocks + block * ROW_BLOCK.min(tiles - first) + tile - first
+fn place(tiles: usize, row_block: usize, blocks: usize, tile: usize, block: usize) -> usize {
+    let first = tile / row_block * row_block;
+    first * blocks + block * row_block.min(tiles - first) + tile - first
 }
 
 /// Quantizes a block of row `r` of a tile; returns its scale and sums.

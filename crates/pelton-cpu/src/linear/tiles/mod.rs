@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x ── quantize ─▶ 16 rows a tile, as the products read them                    activations.rs
-//! for each ROW_BLOCK tiles of rows                             their codes stay in the second-level cache
+//! for each row block, some tiles of rows                          their codes stay in the second-level cache
 //!     for each panel of 16 output features
 //!         for each CHUNK of input features
 //!             expand the chunk of the panel                    once for all rows; stays in the first-level cache
@@ -37,8 +37,18 @@ const ROWS: usize = 16;
 /// From this many rows on tiles are used: below, the vector kernels take no longer.
 pub(super) const FROM_ROWS: usize = 9;
 
-/// Tiles of rows whose activations are kept in the cache together.
+/// Tiles of rows at most whose activations are kept in the cache together.
 const ROW_BLOCK: usize = 16;
+
+/// Bytes of activations that may stay in the second-level cache, beside weights, sums and outputs.
+const ROW_BLOCK_BYTES: usize = 1600 << 10;
+
+/// Tiles of rows of `k` features whose activations are kept in the cache together.
+fn row_block(k: usize) -> usize {
+    // A code a feature, and 96 bytes of sums for 256 of them.
+    let tile = ROWS * (k + k * 96 / 256);
+    ROW_BLOCK.min(ROW_BLOCK_BYTES / tile.max(1)).max(2) / 2 * 2
+}
 
 /// Input features of a chunk: a block of activations. Longer ones push each other out of the first-level cache
 /// (measured: 512 features are a third slower at 32 rows).
@@ -111,8 +121,9 @@ pub(super) unsafe fn run<W: OnTiles>(task: &Panels<'_>, amx: Amx) {
     let mut expanded = MaybeUninit::<W::Expanded>::uninit();
     let mut products = MaybeUninit::<W::Products>::uninit();
     let mut all_sums = MaybeUninit::<[[Sums; ROW_BLOCK]; PANELS]>::uninit();
-    for first in (0..x.tiles()).step_by(ROW_BLOCK) {
-        let n = ROW_BLOCK.min(x.tiles() - first);
+    let row_block = row_block(task.k);
+    for first in (0..x.tiles()).step_by(row_block) {
+        let n = row_block.min(x.tiles() - first);
         for panel in 0..task.n_panels {
             // SAFETY: within the array; the first chunk writes it.
             let sums: *mut Sums = unsafe { (&raw mut (*all_sums.as_mut_ptr())[panel % PANELS]).cast() };
