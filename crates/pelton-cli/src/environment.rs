@@ -2,7 +2,7 @@
 
 /// What the environment says.
 pub(crate) struct Environment {
-    /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`).
+    /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`, `amx`).
     pub isa: Option<String>,
     /// Options of the model store, or why there is none.
     pub store: Result<pelton::StoreOptions, pelton::StoreError>,
