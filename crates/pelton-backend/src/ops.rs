@@ -207,6 +207,16 @@ pub trait Backend {
     /// Copies one page of every layer onto another.
     fn copy_page(&mut self, kv: &mut Self::Kv, from: u32, to: u32);
 
+    /// Bytes of one page, over all layers, as [`Backend::read_page`] gives them.
+    fn page_bytes(&self, kv: &Self::Kv) -> usize;
+
+    /// Copies one page of every layer to the host. What the bytes mean is the backend's affair.
+    fn read_page(&mut self, kv: &Self::Kv, page: u32, out: &mut Vec<u8>);
+
+    /// Puts back, at any page, what [`Backend::read_page`] gave of a pool of the same layout (but for its number of
+    /// pages). Another number of bytes is a broken invariant (asserted).
+    fn write_page(&mut self, kv: &mut Self::Kv, page: u32, bytes: &[u8]);
+
     /// A matrix of `(rows, cols)`, contents unspecified.
     fn alloc(&mut self, rows: usize, cols: usize) -> Self::Tensor;
 

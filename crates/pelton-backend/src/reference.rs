@@ -177,6 +177,28 @@ impl Backend for Reference {
         }
     }
 
+    fn page_bytes(&self, kv: &RefKv) -> usize {
+        kv.layout.n_layers * kv.page_floats() * 4
+    }
+
+    fn read_page(&mut self, kv: &RefKv, page: u32, out: &mut Vec<u8>) {
+        out.clear();
+        for layer in 0..kv.layout.n_layers {
+            let at = kv.at(layer, page, 0, 0, 0);
+            out.extend(kv.data[at..at + kv.page_floats()].iter().flat_map(|v| v.to_le_bytes()));
+        }
+    }
+
+    fn write_page(&mut self, kv: &mut RefKv, page: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(kv), "bytes of a page");
+        let n = kv.page_floats();
+        for (layer, bytes) in bytes.chunks_exact(4 * n).enumerate() {
+            let at = kv.at(layer, page, 0, 0, 0);
+            let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            kv.data[at..at + n].iter_mut().zip(values).for_each(|(to, v)| *to = v);
+        }
+    }
+
     fn alloc(&mut self, rows: usize, cols: usize) -> RefTensor {
         RefTensor { rows, cols, data: vec![0.0; rows * cols] }
     }

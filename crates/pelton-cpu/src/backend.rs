@@ -327,6 +327,18 @@ impl Backend for Cpu {
         kv.copy_page(from, to);
     }
 
+    fn page_bytes(&self, kv: &Kv) -> usize {
+        kv.page_bytes()
+    }
+
+    fn read_page(&mut self, kv: &Kv, page: u32, out: &mut Vec<u8>) {
+        kv.read_page(page, out);
+    }
+
+    fn write_page(&mut self, kv: &mut Kv, page: u32, bytes: &[u8]) {
+        kv.write_page(page, bytes);
+    }
+
     fn alloc(&mut self, rows: usize, cols: usize) -> Tensor {
         Tensor::new(rows, cols)
     }

@@ -257,6 +257,53 @@ impl Kv {
     }
 }
 
+/// The bytes of a pool's memory.
+impl Kv {
+    /// Bytes of one page over all layers.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.layout.n_layers * self.page_layer_bytes()
+    }
+
+    fn page_layer_bytes(&self) -> usize {
+        self.geometry.page_len() * element_bytes(self.layout.dtype)
+    }
+
+    /// Where one page lies in the bytes of the pool, layer by layer.
+    fn page_ranges(&self, page: u32) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        assert!((page as usize) < self.geometry.n_pages, "page {page} of a pool of {}", self.geometry.n_pages);
+        let (len, n_pages) = (self.page_layer_bytes(), self.geometry.n_pages);
+        (0..self.layout.n_layers).map(move |layer| {
+            let start = (layer * n_pages + page as usize) * len;
+            start..start + len
+        })
+    }
+
+    /// Copies one page of every layer into `out`, layer after layer.
+    pub(crate) fn read_page(&self, page: u32, out: &mut Vec<u8>) {
+        let bytes: &[u8] = match &self.store {
+            Typed::F32(s) => bytemuck::cast_slice(s.as_slice()),
+            Typed::F16(s) => bytemuck::cast_slice(s.as_slice()),
+            Typed::Bf16(s) => bytemuck::cast_slice(s.as_slice()),
+            Typed::Int8(s) | Typed::Fp8(s) => s.as_slice(),
+        };
+        out.clear();
+        self.page_ranges(page).for_each(|range| out.extend_from_slice(&bytes[range]));
+    }
+
+    /// Puts back what [`Kv::read_page`] gave.
+    pub(crate) fn write_page(&mut self, page: u32, from: &[u8]) {
+        assert_eq!(from.len(), self.page_bytes(), "bytes of a page");
+        let (ranges, len) = (self.page_ranges(page), self.page_layer_bytes());
+        let bytes: &mut [u8] = match &mut self.store {
+            Typed::F32(s) => bytemuck::cast_slice_mut(s.as_mut_slice()),
+            Typed::F16(s) => bytemuck::cast_slice_mut(s.as_mut_slice()),
+            Typed::Bf16(s) => bytemuck::cast_slice_mut(s.as_mut_slice()),
+            Typed::Int8(s) | Typed::Fp8(s) => s.as_mut_slice(),
+        };
+        ranges.zip(from.chunks_exact(len)).for_each(|(range, from)| bytes[range].copy_from_slice(from));
+    }
+}
+
 /// Bytes of a pool's element.
 fn element_bytes(dtype: KvType) -> usize {
     match dtype {

@@ -140,7 +140,17 @@ impl<'a, B: Backend> Sequences<'a, B> {
     /// Moves every sequence to its spare pages.
     fn relocate(&mut self, b: &mut B) {
         for (table, spare) in self.tables.iter_mut().zip(&mut self.spare) {
-            table.iter().zip(&*spare).for_each(|(&from, &to)| b.copy_page(&mut self.kv, from, to));
+            let mut bytes = Vec::new();
+            for (index, (&from, &to)) in table.iter().zip(&*spare).enumerate() {
+                // Both ways that a page's content can go: within the pool, and by way of the host.
+                if index % 2 == 0 {
+                    b.copy_page(&mut self.kv, from, to);
+                } else {
+                    b.read_page(&self.kv, from, &mut bytes);
+                    assert_eq!(bytes.len(), b.page_bytes(&self.kv));
+                    b.write_page(&mut self.kv, to, &bytes);
+                }
+            }
             std::mem::swap(table, spare);
         }
     }

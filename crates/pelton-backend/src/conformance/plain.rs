@@ -197,6 +197,30 @@ impl Backend for Plain {
         }
     }
 
+    fn page_bytes(&self, kv: &PlainKv) -> usize {
+        4 * kv.layout.n_layers * kv.at(0, 1, 0, 0)
+    }
+
+    fn read_page(&mut self, kv: &PlainKv, page: u32, out: &mut Vec<u8>) {
+        out.clear();
+        let n = kv.at(0, 1, 0, 0);
+        for layer in 0..kv.layout.n_layers {
+            let at = kv.at(layer, page, 0, 0);
+            out.extend(kv.data[at..at + n].iter().flat_map(|v| v.to_ne_bytes()));
+        }
+    }
+
+    fn write_page(&mut self, kv: &mut PlainKv, page: u32, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.page_bytes(kv), "bytes of a page");
+        let n = kv.at(0, 1, 0, 0);
+        let layers = if self.is(Fault::CopyOneLayer) { 1 } else { kv.layout.n_layers };
+        for (layer, bytes) in bytes.chunks_exact(4 * n).enumerate().take(layers) {
+            let at = kv.at(layer, page, 0, 0);
+            let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_ne_bytes(*b));
+            kv.data[at..at + n].iter_mut().zip(values).for_each(|(to, v)| *to = v);
+        }
+    }
+
     fn alloc(&mut self, rows: usize, cols: usize) -> RefTensor {
         RefTensor { rows, cols, data: vec![f32::NAN; rows * cols] }
     }

@@ -208,6 +208,18 @@ impl<B: Backend> Backend for Metered<B> {
         self.inner.copy_page(kv, from, to);
     }
 
+    fn page_bytes(&self, kv: &B::Kv) -> usize {
+        self.inner.page_bytes(kv)
+    }
+
+    fn read_page(&mut self, kv: &B::Kv, page: u32, out: &mut Vec<u8>) {
+        self.inner.read_page(kv, page, out);
+    }
+
+    fn write_page(&mut self, kv: &mut B::Kv, page: u32, bytes: &[u8]) {
+        self.inner.write_page(kv, page, bytes);
+    }
+
     fn alloc(&mut self, rows: usize, cols: usize) -> Self::Tensor {
         Shaped { inner: self.inner.alloc(rows, cols), rows, cols }
     }
