@@ -1,16 +1,24 @@
 //! The step loop.
 
-use std::collections::HashMap;
+mod ends;
+mod siblings;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use pelton_backend::{Backend, BackendError, Batch, BatchBuilder, BatchError, KvType, PAGE_LEN};
 use pelton_model::{Decoder, Workspace};
-use pelton_sample::Sampler;
 use pelton_sched::{Limits, Plan, Scheduler, SeqId, SeqOptions, Stats, StepOutcome};
 use pelton_text::Tokenizer;
 
-use crate::sequence::Sequence;
-use crate::{Event, FinishReason, Request, RequestId, SubmitError};
+use crate::answer::{Answer, Ends};
+use crate::pace::Pace;
+use crate::pages::Pages;
+use crate::pool::Pool;
+use crate::queue::{Queue, Ticket};
+use crate::sequence::{Body, Sequence};
+use crate::{DiskOptions, DiskStats, Event, FinishReason, Pooling, Request, RequestId, SubmitError, Task};
 
 /// How much an engine may hold and do at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +33,17 @@ pub struct EngineLimits {
     pub max_batch_rows: usize,
     /// Sequences that run at once.
     pub max_seqs: usize,
-    /// Requests that may wait.
+    /// Answers that may wait.
     pub max_waiting: usize,
     /// Keep the pages of finished sequences for later prompts that begin alike.
     pub prefix_cache: bool,
+}
+
+impl EngineLimits {
+    /// The context that one sequence can really have.
+    pub(crate) fn effective_context(&self) -> usize {
+        self.context.min(self.n_pages.saturating_mul(PAGE_LEN))
+    }
 }
 
 /// Why an engine could not be made or could not go on.
@@ -43,6 +58,25 @@ pub enum EngineError {
     /// The limits contradict one another.
     #[error("{0}")]
     Limits(String),
+    /// The folder for prefix pages.
+    #[error("the folder for prefix pages, {folder}: {source}")]
+    Disk {
+        /// The folder.
+        folder: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A request that has not ended.
+struct Group {
+    /// Sequences of it that live.
+    sequences: Vec<SeqId>,
+    /// Answers still to come for it, those that are not sequences yet among them.
+    unfinished: usize,
+    /// Its places in the queue, until it runs.
+    ticket: Option<Ticket>,
+    deadline: Option<Instant>,
 }
 
 /// A model, its KV pool and the sequences that run on it.
@@ -52,12 +86,20 @@ pub struct Engine<B: Backend> {
     kv: B::Kv,
     work: Workspace<B>,
     logits: Vec<f32>,
+    hidden: Vec<f32>,
     sched: Scheduler,
+    pages: Pages,
     sequences: HashMap<SeqId, Sequence>,
+    groups: HashMap<RequestId, Group>,
+    deadlines: BTreeSet<(Instant, RequestId)>,
     tokenizer: Option<Arc<Tokenizer>>,
     eos: Vec<u32>,
     limits: EngineLimits,
+    queue: Queue,
+    /// Measures steps, where streams are to be kept steady.
+    pace: Option<Pace>,
     next_id: u64,
+    next_seq: u64,
 }
 
 impl<B: Backend> Engine<B> {
@@ -81,12 +123,58 @@ impl<B: Backend> Engine<B> {
             max_batch_rows: limits.max_batch_rows,
             max_seqs: limits.max_seqs,
             max_context: limits.context,
-            max_waiting: limits.max_waiting,
+            // The engine's own queue bounds what comes in; forks of what runs are never refused.
+            max_waiting: u32::MAX as usize,
             prefix_cache: limits.prefix_cache,
         })
         .map_err(|e| EngineError::Limits(e.to_string()))?;
-        let (sequences, logits) = (HashMap::new(), Vec::new());
-        Ok(Engine { backend, model, kv, work, logits, sched, sequences, tokenizer, eos, limits, next_id: 0 })
+        Ok(Engine {
+            backend,
+            model,
+            kv,
+            work,
+            logits: Vec::new(),
+            hidden: Vec::new(),
+            sched,
+            pages: Pages::default(),
+            sequences: HashMap::new(),
+            groups: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            tokenizer,
+            eos,
+            queue: Queue::new(limits.max_waiting.max(1)),
+            limits,
+            pace: None,
+            next_id: 0,
+            next_seq: 0,
+        })
+    }
+
+    /// Keeps prefix pages in a folder, too, from now on: those there are found, new ones are written in the
+    /// background. Without the prefix cache it does nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Disk`] where the folder cannot be used.
+    pub fn keep_pages(&mut self, options: &DiskOptions) -> Result<(), EngineError> {
+        if !self.limits.prefix_cache {
+            return Ok(());
+        }
+        let layout = self.model.kv_layout(0, self.limits.kv_type);
+        // Frequencies may depend on the context, and keys on them.
+        let bits: Vec<u32> = self.model.rope().inv_freq.iter().map(|f| f.to_bits()).collect();
+        let layout = format!("{layout:?} {:08x} {bits:x?}", self.model.rope().scale.to_bits());
+        let page_bytes = self.backend.page_bytes(&self.kv);
+        self.pages
+            .open(options, &layout, page_bytes)
+            .map_err(|source| EngineError::Disk { folder: options.folder.display().to_string(), source })?;
+        self.sched.report_indexed();
+        Ok(())
+    }
+
+    /// Cuts prompts, from now on, so that running streams hardly feel them; they themselves then take longer. For
+    /// those who serve people. Results are the same.
+    pub fn keep_streams_steady(&mut self) {
+        self.pace.get_or_insert_default();
     }
 
     /// The limits it was made with.
@@ -109,9 +197,24 @@ impl<B: Backend> Engine<B> {
         self.backend.bind_thread();
     }
 
+    /// The queue that submitters enter.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
     /// Counts of sequences and pages.
     pub fn stats(&self) -> Stats {
         self.sched.stats()
+    }
+
+    /// Counts of pages on disk; `None` where none are kept there.
+    pub fn disk_stats(&self) -> Option<DiskStats> {
+        self.pages.stats()
+    }
+
+    /// From the next step on, at most `n` sequences are let in to run at once. What runs goes on to its end.
+    pub fn set_max_running(&mut self, n: usize) {
+        self.sched.set_max_running(n);
     }
 
     /// Whether a call to [`Engine::step`] has something to do.
@@ -124,36 +227,61 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// [`SubmitError`] says what is wrong with the request, or that the queue is full.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, SubmitError> {
-        if request.prompt.is_empty() {
-            return Err(SubmitError::EmptyPrompt);
-        }
-        if request.max_tokens == 0 {
-            return Err(SubmitError::NoTokens);
-        }
-        let (tokens, context, vocab) = (request.prompt.len(), self.limits.context, self.model.vocab_size());
-        if tokens >= context {
-            return Err(SubmitError::PromptTooLong { tokens, context });
-        }
-        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab) {
-            return Err(SubmitError::BadId { id, vocab });
-        }
-        let id = self.next_id;
-        let sampler = Sampler::new(request.sampling.clone(), id).map_err(|e| SubmitError::Sampling(e.to_string()))?;
-        let max_new_tokens = request.max_tokens.min(context - tokens);
-        let options = SeqOptions { priority: request.priority, max_new_tokens, cache_salt: 0 };
-        self.sched
-            .add(SeqId(id), request.prompt.clone(), options)
-            .map_err(|e| SubmitError::Scheduler(e.to_string()))?;
-        self.sequences.insert(SeqId(id), Sequence::new(request, sampler, self.tokenizer.clone()));
-        self.next_id += 1;
-        Ok(RequestId(id))
+        request.check(self.limits.effective_context(), self.model.vocab_size())?;
+        let ticket = self.queue.enter(request.n)?;
+        self.submit_checked(request, ticket, Instant::now())
     }
 
-    /// Ends a request and frees its pages. `None` where it has ended already.
-    pub fn cancel(&mut self, id: RequestId) -> Option<Event> {
-        let sequence = self.sequences.remove(&SeqId(id.0))?;
-        self.sched.cancel(SeqId(id.0));
-        Some(Event::Finished(sequence.finish(FinishReason::Cancelled)))
+    /// Queues a request that was checked, and that has its places in the queue, since `submitted`.
+    pub(crate) fn submit_checked(
+        &mut self,
+        request: Request,
+        ticket: Ticket,
+        submitted: Instant,
+    ) -> Result<RequestId, SubmitError> {
+        let id = RequestId(self.next_id);
+        let body = match request.task {
+            Task::Embed(pooling) => Body::Vector(Pool::new(pooling)),
+            Task::Generate => {
+                let answer = Answer::new(&request, 0, id.0, self.tokenizer.clone());
+                Body::Answer(Box::new(answer.map_err(|e| SubmitError::Sampling(e.to_string()))?))
+            }
+        };
+        let seq = self.fresh_seq();
+        let request = Arc::new(request);
+        let options = self.options_of(&request);
+        if !self.pages.fetch(seq, &request.prompt, options, &self.sched) {
+            self.add(seq, &request)?;
+        }
+        let deadline = request.time_limit.and_then(|limit| submitted.checked_add(limit));
+        self.deadlines.extend(deadline.map(|deadline| (deadline, id)));
+        let unfinished = if matches!(body, Body::Vector(_)) { 1 } else { request.n };
+        self.groups.insert(id, Group { sequences: vec![seq], unfinished, ticket: Some(ticket), deadline });
+        self.sequences.insert(seq, Sequence::new(id, request, body, submitted));
+        self.next_id += 1;
+        Ok(id)
+    }
+
+    fn fresh_seq(&mut self) -> SeqId {
+        self.next_seq += 1;
+        SeqId(self.next_seq)
+    }
+
+    fn options_of(&self, request: &Request) -> SeqOptions {
+        let room = self.limits.context - request.prompt.len();
+        let (max_new_tokens, use_cache) = match request.task {
+            Task::Generate => (request.max_tokens.min(room), true),
+            Task::Embed(pooling) => (1, pooling == Pooling::Last),
+        };
+        let Request { priority, cache_salt, tenant, .. } = *request;
+        SeqOptions { priority, max_new_tokens, use_cache, cache_salt, tenant }
+    }
+
+    /// Hands a sequence to the scheduler.
+    fn add(&mut self, seq: SeqId, request: &Request) -> Result<(), SubmitError> {
+        let options = self.options_of(request);
+        let added = self.sched.add(seq, request.prompt.clone(), options);
+        added.map_err(|e| SubmitError::Scheduler(e.to_string()))
     }
 
     /// One step: plans, runs one batch, samples, commits; appends what happened to `events`.
@@ -161,6 +289,12 @@ impl<B: Backend> Engine<B> {
     /// # Errors
     /// [`EngineError`] is a broken invariant: no request can go on after it.
     pub fn step(&mut self, events: &mut Vec<(RequestId, Event)>) -> Result<(), EngineError> {
+        self.end_overdue(events);
+        self.take_in_fetched(events);
+        let start = Instant::now();
+        if let Some(pace) = &self.pace {
+            self.sched.set_max_prefill(pace.max_prefill());
+        }
         let plan = self.sched.plan();
         for id in &plan.preempted {
             if let Some(sequence) = self.sequences.get_mut(id) {
@@ -175,54 +309,143 @@ impl<B: Backend> Engine<B> {
             self.backend.copy_page(&mut self.kv, *from, *to);
         }
         self.model.forward(&mut self.backend, &batch, &mut self.kv, &mut self.work, &mut self.logits);
-        let outcomes = self.sample(&plan, events);
+        self.pool_vectors(&plan);
+        let mut begun = Vec::new();
+        let outcomes = self.sample(&plan, &mut begun, events);
         for done in self.sched.commit(&outcomes) {
             // The scheduler's own limits are at least as wide as ours; should it end a sequence first, so do we.
-            if let Some(sequence) = self.sequences.remove(&done.seq) {
-                events.push((RequestId(done.seq.0), Event::Finished(sequence.finish(FinishReason::Context))));
+            self.finish(done.seq, FinishReason::Context, events);
+        }
+        for (seq, id) in begun {
+            self.begin_siblings(seq, id, events);
+        }
+        self.keep_new_pages();
+        self.note_pace(&plan, start);
+        Ok(())
+    }
+
+    /// Takes note of how long a step took that streams waited for.
+    fn note_pace(&mut self, plan: &Plan, start: Instant) {
+        let Some(pace) = &mut self.pace else { return };
+        let prefill: usize = plan.rows.iter().map(|row| row.tokens.len()).filter(|&len| len > 1).sum();
+        if plan.rows.iter().any(|row| row.tokens.len() == 1) {
+            pace.note(prefill, start.elapsed());
+        }
+    }
+
+    /// Lets go on who waited for pages from disk.
+    fn take_in_fetched(&mut self, events: &mut Vec<(RequestId, Event)>) {
+        for seq in self.pages.import(&mut self.sched, &mut self.backend, &mut self.kv) {
+            let Some(sequence) = self.sequences.get(&seq) else { continue }; // cancelled meanwhile
+            let (id, request) = (sequence.id, Arc::clone(&sequence.request));
+            if let Err(e) = self.add(seq, &request) {
+                self.sequences.remove(&seq);
+                self.forget(id);
+                events.push((id, Event::Refused(e)));
             }
         }
-        Ok(())
     }
 
     /// The plan as plain arrays.
     fn flatten(&mut self, plan: &Plan) -> Result<Batch, EngineError> {
         let mut batch = BatchBuilder::new(self.limits.n_pages);
         for row in &plan.rows {
-            batch.push(&row.tokens, row.start, &row.pages, usize::from(row.sample))?;
-            if let Some(sequence) = self.sequences.get_mut(&row.seq) {
-                sequence.cached_tokens = row.cached;
+            let sequence = self.sequences.get_mut(&row.seq).expect("the scheduler runs what lives");
+            sequence.note_row(row);
+            if let Some(group) = self.groups.get_mut(&sequence.id) {
+                group.ticket = None;
             }
+            let has_logits = row.sample && matches!(sequence.body, Body::Answer(_));
+            batch.push(&row.tokens, row.start, &row.pages, usize::from(has_logits))?;
         }
         Ok(batch.finish())
     }
 
-    /// Chooses a token for each row of the plan that ended its known tokens.
-    fn sample(&mut self, plan: &Plan, events: &mut Vec<(RequestId, Event)>) -> Vec<StepOutcome> {
+    /// Takes hidden states in, for the sequences that become vectors.
+    fn pool_vectors(&mut self, plan: &Plan) {
+        let is_vector = |seq| matches!(self.sequences.get(seq), Some(Sequence { body: Body::Vector(_), .. }));
+        if !plan.rows.iter().any(|row| is_vector(&row.seq)) {
+            return;
+        }
+        let hidden = self.model.hidden();
+        self.model.read_hidden(&mut self.backend, &self.work, &mut self.hidden);
+        let mut states = self.hidden.as_slice();
+        for row in &plan.rows {
+            let (own, rest) = states.split_at(row.tokens.len() * hidden);
+            states = rest;
+            if let Some(Sequence { body: Body::Vector(pool), .. }) = self.sequences.get_mut(&row.seq) {
+                pool.push(row.start, own, hidden);
+            }
+        }
+    }
+
+    /// Chooses a token for each row of the plan that ended its known tokens. `begun` gets the sequences whose prompt
+    /// has more answers than one, at the first token of the first.
+    fn sample(
+        &mut self,
+        plan: &Plan,
+        begun: &mut Vec<(SeqId, RequestId)>,
+        events: &mut Vec<(RequestId, Event)>,
+    ) -> Vec<StepOutcome> {
         let vocab = self.model.vocab_size();
         let mut outcomes = Vec::new();
-        let sampled_rows = plan.rows.iter().filter(|row| row.sample);
-        for (row, logits) in sampled_rows.zip(self.logits.chunks_exact_mut(vocab)) {
-            let id = RequestId(row.seq.0);
-            let Some(sequence) = self.sequences.get_mut(&row.seq) else { continue };
-            let (new_tokens, finished) = match sequence.advance(logits, &self.eos, self.limits.context) {
+        let mut logits = std::mem::take(&mut self.logits);
+        let mut rows = logits.chunks_exact_mut(vocab);
+        for row in plan.rows.iter().filter(|row| row.sample) {
+            let Some(sequence) = self.sequences.get_mut(&row.seq) else {
+                // An answer whose sibling failed in this very step.
+                rows.next();
+                continue;
+            };
+            sequence.note_token();
+            let (id, choice) = (sequence.id, sequence.choice);
+            let Body::Answer(answer) = &mut sequence.body else {
+                self.finish_vector(row.seq, events);
+                outcomes.push(StepOutcome { seq: row.seq, new_tokens: vec![0], finished: true });
+                continue;
+            };
+            let logits = rows.next().expect("a row of logits for each answer");
+            let is_first = choice == 0 && answer.len() == 0;
+            let ends = Ends { eos: &self.eos, context: self.limits.context };
+            let (new_tokens, finished) = match answer.advance(&sequence.request, logits, ends) {
                 Ok(advance) => {
                     let (token, logprob) = (advance.sampled.id, advance.sampled.logprob);
-                    events.push((id, Event::Token { id: token, logprob, text: advance.text }));
+                    let (top, text) = (advance.top, advance.text);
+                    events.push((id, Event::Token { choice, id: token, logprob, top, text }));
+                    if is_first && sequence.request.n > 1 {
+                        begun.push((row.seq, id));
+                        self.prepare_siblings(row.seq);
+                    }
                     if let Some(reason) = advance.finish {
-                        let sequence = self.sequences.remove(&row.seq).expect("it was there above");
-                        events.push((id, Event::Finished(sequence.finish(reason))));
+                        self.finish(row.seq, reason, events);
                     }
                     (vec![token], advance.finish.is_some())
                 }
                 Err(e) => {
-                    self.sequences.remove(&row.seq);
-                    events.push((id, Event::Failed(e.to_string())));
+                    self.fail(row.seq, id, e.to_string(), events);
                     (Vec::new(), true)
                 }
             };
             outcomes.push(StepOutcome { seq: row.seq, new_tokens, finished });
         }
+        self.logits = logits;
         outcomes
+    }
+
+    /// Hands pages that became full to the disk.
+    fn keep_new_pages(&mut self) {
+        let new = self.sched.take_indexed();
+        self.pages.keep(new, &self.sched, &mut self.backend, &self.kv);
+    }
+
+    /// Hands pages to the disk as far as it takes them; `true` where some are left.
+    pub(crate) fn write_pages(&mut self) -> bool {
+        self.pages.keep(Vec::new(), &self.sched, &mut self.backend, &self.kv);
+        self.pages.has_unwritten()
+    }
+
+    /// Writes what still waits for the disk.
+    pub(crate) fn flush_pages(&mut self) {
+        self.pages.flush(&self.sched, &mut self.backend, &self.kv);
     }
 }

@@ -5,15 +5,16 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pelton_backend::Backend;
 
-use crate::{Engine, Event, Request, RequestId, SubmitError};
+use crate::queue::{Queue, Ticket};
+use crate::{DiskStats, Engine, Event, Request, RequestId, SubmitError};
 
 /// Cancels a request when it is dropped.
 #[derive(Debug)]
@@ -59,12 +60,27 @@ impl Iterator for RequestHandle {
 
 struct Submit {
     request: Request,
+    ticket: Ticket,
+    submitted: Instant,
     listener: Listener,
 }
 
 /// Where a request's events go. Called on the engine's thread: it must not wait. Should it panic, its request is
 /// cancelled and it is not called again.
 pub type EventSink = Box<dyn FnMut(Event) + Send>;
+
+/// Asked now and then whether memory is short. As long as it is, fewer sequences are let in to run at once: requests
+/// wait, and nobody is driven out.
+pub type Pressure = Box<dyn FnMut() -> bool + Send>;
+
+/// How often memory is looked at.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often an idle engine looks whether the disk takes more pages.
+const PAGES_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Stack of the engine's thread: recognizers of grammars recurse.
+const STACK_BYTES: usize = 16 << 20;
 
 /// The engine's end of a request. Dropped before its last event, as when the engine's thread panics, it says so.
 struct Listener {
@@ -77,7 +93,7 @@ struct Listener {
 impl Listener {
     /// Hands an event over; `false` where that was the last one.
     fn tell(&mut self, event: Event) -> bool {
-        self.ended |= !matches!(event, Event::Token { .. });
+        self.ended |= event.is_last();
         // A listener's panic is its own affair: the other requests go on.
         self.ended |= catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).is_err();
         !self.ended
@@ -92,10 +108,46 @@ impl Drop for Listener {
     }
 }
 
+/// An engine's state as of its last step, for those who watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Answers that wait, on their way to the engine too; and sequences that were driven out or forked and wait.
+    pub waiting: usize,
+    /// Sequences that run.
+    pub running: usize,
+    /// KV pages with nothing in them.
+    pub free_pages: usize,
+    /// KV pages that no sequence uses, kept for their content.
+    pub cached_pages: usize,
+    /// KV pages that sequences use.
+    pub used_pages: usize,
+    /// Steps made.
+    pub steps: u64,
+    /// Tokens run.
+    pub computed_tokens: u64,
+    /// Tokens taken from the prefix cache instead.
+    pub cached_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Times that a sequence lost its pages to another.
+    pub preemptions: u64,
+    /// Cached pages given up.
+    pub evictions: u64,
+    /// Sequences that may run at once now: less than was planned while memory is short.
+    pub max_running: usize,
+    /// Pages on disk, where they are kept there.
+    pub disk: Option<DiskStats>,
+}
+
 /// Submits requests to an engine that runs on a thread of its own.
 pub struct EngineHandle {
     submit: Option<Sender<Submit>>,
     thread: Option<JoinHandle<()>>,
+    queue: Queue,
+    /// The longest sequence, and the size of the vocabulary.
+    context: usize,
+    vocab: usize,
+    stats: Arc<Mutex<EngineStats>>,
 }
 
 impl EngineHandle {
@@ -108,16 +160,36 @@ impl EngineHandle {
         B: Backend + Send + 'static,
         Engine<B>: Send,
     {
-        let (submit, requests) = channel();
-        let run = move || Owner { engine, requests, listeners: HashMap::new() }.run();
-        let thread = std::thread::Builder::new().name("pelton-engine".into()).spawn(run)?;
-        Ok(EngineHandle { submit: Some(submit), thread: Some(thread) })
+        EngineHandle::spawn_governed(engine, Box::new(|| false))
     }
 
-    /// Queues a request; a refusal arrives as its only event ([`Event::Failed`]).
+    /// Moves `engine` onto a thread; `pressure` says when memory is short.
     ///
     /// # Errors
-    /// [`SubmitError::Stopped`] where the engine has ended.
+    /// Where the system refuses a thread.
+    pub fn spawn_governed<B>(engine: Engine<B>, pressure: Pressure) -> std::io::Result<EngineHandle>
+    where
+        B: Backend + Send + 'static,
+        Engine<B>: Send,
+    {
+        let (submit, requests) = channel();
+        let (queue, stats) = (engine.queue().clone(), Arc::<Mutex<EngineStats>>::default());
+        let (context, vocab) = (engine.limits().effective_context(), engine.model().vocab_size());
+        let owner_stats = Arc::clone(&stats);
+        let max_running = engine.limits().max_seqs;
+        let run = move || {
+            let next_look = Instant::now();
+            let listeners = HashMap::new();
+            Owner { engine, requests, listeners, stats: owner_stats, pressure, next_look, max_running }.run();
+        };
+        let thread = std::thread::Builder::new().name("pelton-engine".into()).stack_size(STACK_BYTES).spawn(run)?;
+        Ok(EngineHandle { submit: Some(submit), thread: Some(thread), queue, context, vocab, stats })
+    }
+
+    /// Queues a request. What is wrong with it is said at once.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: the request cannot be run, the queue is full, or the engine has ended.
     pub fn submit(&self, request: Request) -> Result<RequestHandle, SubmitError> {
         let (sender, events) = channel();
         // A handle that has gone is seen by `drop_cancelled` before the next step.
@@ -129,16 +201,25 @@ impl EngineHandle {
     /// is cancelled when the guard is dropped; no event tells of that.
     ///
     /// # Errors
-    /// [`SubmitError::Stopped`] where the engine has ended.
+    /// As [`EngineHandle::submit`]; the sink is then not called.
     pub fn submit_to(&self, request: Request, sink: EventSink) -> Result<CancelGuard, SubmitError> {
+        request.check(self.context, self.vocab)?;
+        let ticket = self.queue.enter(request.n)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let listener = Listener { sink, cancelled: cancelled.clone(), ended: false };
         let submit = self.submit.as_ref().expect("taken by drop alone");
-        submit.send(Submit { request, listener }).map_err(|mut refused| {
+        submit.send(Submit { request, ticket, submitted: Instant::now(), listener }).map_err(|mut refused| {
             refused.0.listener.ended = true;
             SubmitError::Stopped
         })?;
         Ok(CancelGuard { cancelled })
+    }
+
+    /// The state as of the last step. Never waits for a step.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.waiting = stats.waiting.max(self.queue.waiting());
+        stats
     }
 }
 
@@ -157,17 +238,25 @@ struct Owner<B: Backend> {
     engine: Engine<B>,
     requests: Receiver<Submit>,
     listeners: HashMap<RequestId, Listener>,
+    stats: Arc<Mutex<EngineStats>>,
+    pressure: Pressure,
+    next_look: Instant,
+    /// Sequences that may run at once now.
+    max_running: usize,
 }
 
 impl<B: Backend> Owner<B> {
     fn run(mut self) {
         self.engine.bind_thread();
+        self.publish();
         let mut events = Vec::new();
         loop {
             if !self.admit() {
+                self.engine.flush_pages();
                 return self.cancel_all();
             }
             self.drop_cancelled();
+            self.look_at_memory();
             if let Err(e) = self.engine.step(&mut events) {
                 let message = e.to_string();
                 for listener in self.listeners.values_mut() {
@@ -175,6 +264,8 @@ impl<B: Backend> Owner<B> {
                 }
                 return;
             }
+            // First, so that who hears of an event sees at least its state.
+            self.publish();
             self.deliver(&mut events);
         }
     }
@@ -182,20 +273,28 @@ impl<B: Backend> Owner<B> {
     /// Takes in what has arrived; waits where there is nothing else to do. `false` where nobody can submit any more.
     fn admit(&mut self) -> bool {
         loop {
-            let idle = !self.engine.has_work();
-            let received = match idle {
-                true => self.requests.recv().map_err(|_| TryRecvError::Disconnected),
-                false => self.requests.try_recv(),
+            let received = if self.engine.has_work() {
+                self.requests.try_recv()
+            } else if self.engine.write_pages() {
+                // Idle but for pages that the disk has not taken yet.
+                match self.requests.recv_timeout(PAGES_INTERVAL) {
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    received => received.map_err(|_| TryRecvError::Disconnected),
+                }
+            } else {
+                self.requests.recv().map_err(|_| TryRecvError::Disconnected)
             };
             match received {
-                Ok(Submit { request, mut listener }) => match self.engine.submit(request) {
-                    Ok(id) => {
-                        self.listeners.insert(id, listener);
+                Ok(Submit { request, ticket, submitted, mut listener }) => {
+                    match self.engine.submit_checked(request, ticket, submitted) {
+                        Ok(id) => {
+                            self.listeners.insert(id, listener);
+                        }
+                        Err(e) => {
+                            listener.tell(Event::Refused(e));
+                        }
                     }
-                    Err(e) => {
-                        listener.tell(Event::Failed(e.to_string()));
-                    }
-                },
+                }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -215,10 +314,46 @@ impl<B: Backend> Owner<B> {
         });
     }
 
+    /// While memory is short, lets fewer sequences run at once than do; then more again, step by step.
+    fn look_at_memory(&mut self) {
+        if Instant::now() < self.next_look {
+            return;
+        }
+        self.next_look = Instant::now() + PRESSURE_INTERVAL;
+        let running = self.engine.stats().running;
+        let most = self.engine.limits().max_seqs;
+        self.max_running = match (self.pressure)() {
+            true => (self.max_running.min(running) / 4 * 3).max(1),
+            false => self.max_running.saturating_mul(2).min(most),
+        };
+        self.engine.set_max_running(self.max_running);
+    }
+
+    /// Lets others see the state.
+    fn publish(&self) {
+        let now = self.engine.stats();
+        let stats = EngineStats {
+            waiting: now.waiting,
+            running: now.running,
+            free_pages: now.free_pages,
+            cached_pages: now.cached_pages,
+            used_pages: now.used_pages,
+            steps: now.steps,
+            computed_tokens: now.computed_tokens,
+            cached_tokens: now.cached_tokens,
+            generated_tokens: now.generated_tokens,
+            preemptions: now.preemptions,
+            evictions: now.evictions,
+            max_running: self.max_running,
+            disk: self.engine.disk_stats(),
+        };
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
     /// Ends what still runs, and says so.
     fn cancel_all(mut self) {
         for (id, mut listener) in self.listeners.drain() {
-            if let Some(event) = self.engine.cancel(id) {
+            for event in self.engine.cancel(id) {
                 listener.tell(event);
             }
         }

@@ -8,11 +8,20 @@
 
 #![forbid(unsafe_code)]
 
+mod answer;
+mod disk;
 mod engine;
+mod event;
 mod handle;
+mod pace;
+mod pages;
+mod pool;
+mod queue;
 mod request;
 mod sequence;
 
+pub use disk::{DiskOptions, DiskStats};
 pub use engine::{Engine, EngineError, EngineLimits};
-pub use handle::{CancelGuard, EngineHandle, EventSink, RequestHandle};
-pub use request::{Event, FinishReason, Finished, Request, RequestId, SubmitError, Timing};
+pub use event::{Embedded, Event, FinishReason, Finished, Miss, MissCause, Timing};
+pub use handle::{CancelGuard, EngineHandle, EngineStats, EventSink, Pressure, RequestHandle};
+pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Pooling, Request, RequestId, SubmitError, Task};

@@ -1,142 +1,134 @@
-//! What callers ask of the engine, and what they get back.
+//! What callers ask of the engine, and why it may be refused.
+//!
+//! Invariant: [`Request::check`] refuses everything that can be refused without the scheduler, so a caller learns of
+//! it at once; nothing in a request makes the engine hold more than in proportion to it.
 
-use std::fmt;
 use std::time::Duration;
 
-use pelton_sample::SamplingParams;
+use pelton_sample::{Grammar, SamplingParams};
 
 /// Names a request within one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// A prompt and how to continue it.
+/// Most answers to one prompt.
+pub const MAX_CHOICES: usize = 128;
+
+/// Most alternatives told with a token.
+pub const MAX_TOP_LOGPROBS: usize = 20;
+
+/// What is to be done with a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Task {
+    /// Continue it.
+    #[default]
+    Generate,
+    /// Turn it into a vector.
+    Embed(Pooling),
+}
+
+/// How the final hidden states of a prompt become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The last token's.
+    Last,
+    /// The mean over all tokens. It needs them all, so the prefix cache does not help.
+    Mean,
+}
+
+/// A prompt and what to do with it.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// Continue it or embed it; an embedding reads `prompt`, `priority`, `time_limit`, `tenant` and `cache_salt`.
+    pub task: Task,
+    /// How tokens are chosen. Choice 0 draws with the seed given, each other choice with one made of it.
     pub sampling: SamplingParams,
     /// The longest answer, in tokens.
     pub max_tokens: usize,
+    /// Answers, at most [`MAX_CHOICES`]; the prompt is computed once.
+    pub n: usize,
+    /// So many of the likeliest tokens are told with each token; at most [`MAX_TOP_LOGPROBS`].
+    pub top_logprobs: usize,
+    /// What answers must look like.
+    pub grammar: Option<Grammar>,
+    /// The grammar speaks of what follows this token (the end of a model's thinking, say); before it everything may
+    /// be said. An answer without that token is not held to the grammar.
+    pub grammar_after: Option<u32>,
     /// Strings that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Go on after an end-of-text id (for benchmarks).
+    /// Go on after an end-of-text id (for benchmarks); where a grammar ends, so does the answer.
     pub ignore_eos: bool,
     /// The answer goes on in the middle of the prompt's text (a raw completion), so a leading space is kept.
     pub continues_text: bool,
-    /// Higher goes first.
+    /// Higher goes first, among requests of the same tenant.
     pub priority: i32,
+    /// Answers that are not complete by then, counted from submission, end as they are.
+    pub time_limit: Option<Duration>,
+    /// Whom it is run for: tenants that wait are served alike.
+    pub tenant: u64,
+    /// Prefix pages are shared between requests of the same salt only.
+    pub cache_salt: u64,
 }
 
 impl Request {
     /// A request for at most `max_tokens` tokens after `prompt`, with everything else at its default.
     pub fn new(prompt: Vec<u32>, sampling: SamplingParams, max_tokens: usize) -> Request {
-        let (stop, ignore_eos, continues_text, priority) = (Vec::new(), false, false, 0);
-        Request { prompt, sampling, max_tokens, stop, ignore_eos, continues_text, priority }
-    }
-}
-
-/// Something that happened to a request.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A token was chosen. `text` holds what became complete with it: it may be empty (part of a character, or
-    /// text that could still become a stop string) or carry several tokens' worth.
-    Token {
-        /// The id.
-        id: u32,
-        /// Log-probability under the model's own distribution, before penalties and temperature.
-        logprob: f32,
-        /// Newly complete text.
-        text: String,
-    },
-    /// The answer is over; nothing follows.
-    Finished(Finished),
-    /// The engine could not go on with this request; nothing follows.
-    Failed(String),
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model ended it.
-    Eos,
-    /// A stop string appeared: its index in [`Request::stop`].
-    Stop(usize),
-    /// [`Request::max_tokens`] was reached.
-    MaxTokens,
-    /// The context is full.
-    Context,
-    /// Somebody cancelled it.
-    Cancelled,
-}
-
-impl fmt::Display for FinishReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FinishReason::Eos => "end of text",
-            FinishReason::Stop(_) => "stop string",
-            FinishReason::MaxTokens => "token limit",
-            FinishReason::Context => "context full",
-            FinishReason::Cancelled => "cancelled",
-        })
-    }
-}
-
-/// The end of an answer.
-#[derive(Clone, Debug)]
-pub struct Finished {
-    /// Why.
-    pub reason: FinishReason,
-    /// Text held back until now.
-    pub text: String,
-    /// Where the time went.
-    pub timing: Timing,
-}
-
-/// The ledger of one request.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Timing {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Of these, how many were in the prefix cache.
-    pub cached_tokens: usize,
-    /// Tokens generated, an end-of-text id included.
-    pub tokens: usize,
-    /// From submission to the first token.
-    pub first_token: Duration,
-    /// From submission to the end.
-    pub total: Duration,
-    /// How often the request lost its pages and was computed again.
-    pub preemptions: usize,
-}
-
-impl Timing {
-    /// Generated tokens a second, after the first one; 0 where there was no second token.
-    pub fn tokens_per_s(&self) -> f64 {
-        let seconds = (self.total.saturating_sub(self.first_token)).as_secs_f64();
-        if self.tokens < 2 || seconds <= 0.0 {
-            return 0.0;
+        Request {
+            prompt,
+            task: Task::Generate,
+            sampling,
+            max_tokens,
+            n: 1,
+            top_logprobs: 0,
+            grammar: None,
+            grammar_after: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            continues_text: false,
+            priority: 0,
+            time_limit: None,
+            tenant: 0,
+            cache_salt: 0,
         }
-        (self.tokens - 1) as f64 / seconds
     }
-}
 
-impl fmt::Display for Timing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "[{} tokens in {:.2} s: {:.1} tokens/s · first token {:.0} ms · prompt {} tokens, {} cached",
-            self.tokens,
-            self.total.as_secs_f64(),
-            self.tokens_per_s(),
-            self.first_token.as_secs_f64() * 1e3,
-            self.prompt_tokens,
-            self.cached_tokens,
-        )?;
-        if self.preemptions > 0 {
-            write!(f, " · preempted {} times", self.preemptions)?;
+    /// A request for the vector of `prompt`.
+    pub fn embed(prompt: Vec<u32>, pooling: Pooling) -> Request {
+        Request { task: Task::Embed(pooling), ..Request::new(prompt, SamplingParams::default(), 1) }
+    }
+
+    /// Refuses what an engine with a context of `context` tokens and a vocabulary of `vocab` cannot run.
+    ///
+    /// # Errors
+    /// [`SubmitError`] says what is wrong.
+    pub(crate) fn check(&self, context: usize, vocab: usize) -> Result<(), SubmitError> {
+        let tokens = self.prompt.len();
+        if tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
         }
-        f.write_str("]")
+        if self.max_tokens == 0 {
+            return Err(SubmitError::NoTokens);
+        }
+        let counts = [("n", self.n, 1, MAX_CHOICES), ("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)];
+        for (field, value, min, max) in counts {
+            if value < min || value > max {
+                return Err(SubmitError::OutOfRange { field, value, min, max });
+            }
+        }
+        if tokens >= context {
+            return Err(SubmitError::PromptTooLong { tokens, context });
+        }
+        let biased = self.sampling.logit_bias.iter().map(|&(id, _)| id);
+        if let Some(id) = self.prompt.iter().copied().chain(biased).find(|&id| id as usize >= vocab) {
+            return Err(SubmitError::BadId { id, vocab });
+        }
+        let grammar_vocab = self.grammar.as_ref().map_or(0, Grammar::vocab_size);
+        if grammar_vocab > vocab {
+            return Err(SubmitError::ForeignGrammar { grammar_vocab, vocab });
+        }
+        self.sampling.validate().map_err(|e| SubmitError::Sampling(e.to_string()))
     }
 }
 
@@ -165,9 +157,37 @@ pub enum SubmitError {
     /// No answer was asked for.
     #[error("max_tokens is 0; ask for at least one token")]
     NoTokens,
+    /// A count outside its range.
+    #[error("{field} is {value}; it must be {min} to {max}")]
+    OutOfRange {
+        /// The field of [`Request`].
+        field: &'static str,
+        /// What it was.
+        value: usize,
+        /// The least it may be.
+        min: usize,
+        /// The most it may be.
+        max: usize,
+    },
+    /// A grammar that was compiled for another model.
+    #[error("the grammar was compiled for a vocabulary of {grammar_vocab} tokens, the model has {vocab}")]
+    ForeignGrammar {
+        /// The grammar's.
+        grammar_vocab: usize,
+        /// The model's.
+        vocab: usize,
+    },
     /// A sampling parameter out of range.
     #[error("{0}")]
     Sampling(String),
+    /// Too many requests wait already: the same one may be taken later.
+    #[error("{waiting} answers are waiting already, and at most {max_waiting} may; try again later")]
+    QueueFull {
+        /// Answers that wait.
+        waiting: usize,
+        /// How many may.
+        max_waiting: usize,
+    },
     /// The scheduler refused.
     #[error("{0}")]
     Scheduler(String),

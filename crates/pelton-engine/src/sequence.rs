@@ -1,102 +1,128 @@
-//! One running request: its tokens, its sampler and the text on its way out.
+//! One sequence of the scheduler: an answer to a request, or a vector in the making, and its ledger.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use pelton_sample::{SampleError, Sampled, Sampler};
-use pelton_text::{StopStrings, StreamDecoder, Tokenizer};
+use pelton_sched::{CacheMiss, PlanRow};
 
-use crate::{FinishReason, Finished, Request, Timing};
+use crate::answer::Answer;
+use crate::pool::Pool;
+use crate::{FinishReason, Finished, Miss, MissCause, Request, RequestId, Timing};
 
-/// What one token did to a sequence.
-pub(crate) struct Advance {
-    pub(crate) sampled: Sampled,
-    pub(crate) text: String,
-    pub(crate) finish: Option<FinishReason>,
-}
+/// How many tokens a [`Miss`] shows on each side.
+const MISS_CONTEXT: usize = 12;
 
-fn decoder_for(request: &Request) -> StreamDecoder {
-    match request.continues_text {
-        true => StreamDecoder::continuing(true),
-        false => StreamDecoder::new(true),
-    }
+/// What a sequence makes.
+pub(crate) enum Body {
+    Answer(Box<Answer>),
+    Vector(Pool),
 }
 
 pub(crate) struct Sequence {
-    pub(crate) request: Request,
-    pub(crate) generated: Vec<u32>,
-    sampler: Sampler,
-    text: Option<(Arc<Tokenizer>, StreamDecoder)>,
-    stops: StopStrings,
+    pub(crate) id: RequestId,
+    pub(crate) choice: usize,
+    pub(crate) request: Arc<Request>,
+    pub(crate) body: Body,
     submitted: Instant,
+    started: Option<Instant>,
     first_token: Option<Instant>,
     pub(crate) cached_tokens: usize,
     pub(crate) preemptions: usize,
+    miss: Option<Miss>,
 }
 
 impl Sequence {
-    pub(crate) fn new(request: Request, sampler: Sampler, tokenizer: Option<Arc<Tokenizer>>) -> Sequence {
+    pub(crate) fn new(id: RequestId, request: Arc<Request>, body: Body, submitted: Instant) -> Sequence {
         Sequence {
-            stops: StopStrings::new(request.stop.clone()),
-            text: tokenizer.map(|t| (t, decoder_for(&request))),
+            id,
+            choice: 0,
             request,
-            generated: Vec::new(),
-            sampler,
-            submitted: Instant::now(),
+            body,
+            submitted,
+            started: None,
             first_token: None,
             cached_tokens: 0,
             preemptions: 0,
+            miss: None,
         }
     }
 
-    /// Chooses the next token from one row of logits and says what became of it.
-    ///
-    /// # Errors
-    /// [`SampleError`] where the logits are not numbers.
-    pub(crate) fn advance(&mut self, logits: &mut [f32], eos: &[u32], context: usize) -> Result<Advance, SampleError> {
-        let sampled = self.sampler.sample(logits, &self.request.prompt, &self.generated)?;
-        self.first_token.get_or_insert_with(Instant::now);
-        self.generated.push(sampled.id);
-        if eos.contains(&sampled.id) && !self.request.ignore_eos {
-            return Ok(Advance { sampled, text: String::new(), finish: Some(FinishReason::Eos) });
+    /// Answer number `choice` to the same request: its prompt's ledger is this one's.
+    pub(crate) fn sibling(&self, choice: usize, answer: Answer) -> Sequence {
+        Sequence {
+            id: self.id,
+            choice,
+            request: Arc::clone(&self.request),
+            body: Body::Answer(Box::new(answer)),
+            submitted: self.submitted,
+            started: self.started,
+            first_token: None,
+            cached_tokens: self.cached_tokens,
+            preemptions: 0,
+            miss: None,
         }
-        let piece = match &mut self.text {
-            Some((tokenizer, decoder)) => decoder.push(tokenizer, sampled.id),
-            None => String::new(),
-        };
-        let outcome = self.stops.push(&piece);
-        let finish = if let Some(index) = outcome.stopped {
-            Some(FinishReason::Stop(index))
-        } else if self.generated.len() >= self.request.max_tokens {
-            Some(FinishReason::MaxTokens)
-        } else if self.request.prompt.len() + self.generated.len() >= context {
-            Some(FinishReason::Context)
-        } else {
-            None
-        };
-        Ok(Advance { sampled, text: outcome.emit, finish })
     }
 
-    /// Ends the answer: flushes what was held back (unless a stop string cut it off).
-    pub(crate) fn finish(mut self, reason: FinishReason) -> Finished {
-        let mut text = String::new();
-        if !matches!(reason, FinishReason::Stop(_)) {
-            if let Some((_, decoder)) = &mut self.text {
-                let outcome = self.stops.push(&decoder.finish());
-                text.push_str(&outcome.emit);
+    /// Takes note of a row that is about to run.
+    pub(crate) fn note_row(&mut self, row: &PlanRow) {
+        if self.started.is_none() {
+            self.started = Some(Instant::now());
+        }
+        if self.choice == 0 {
+            self.cached_tokens = row.cached;
+            if let Some(miss) = &row.miss {
+                self.miss = Some(miss_of(&self.request.prompt, row.cached, miss));
             }
-            text.push_str(&self.stops.finish());
         }
-        let total = self.submitted.elapsed();
-        let first_token = self.first_token.map_or(total, |t| t - self.submitted);
-        let timing = Timing {
+    }
+
+    /// Takes note of the first result.
+    pub(crate) fn note_token(&mut self) {
+        self.first_token.get_or_insert_with(Instant::now);
+    }
+
+    /// The ledger as of now.
+    pub(crate) fn timing(&self) -> Timing {
+        let now = Instant::now();
+        let since = |then: Option<Instant>| then.unwrap_or(now).saturating_duration_since(self.submitted);
+        let (queue, first_token) = (since(self.started), since(self.first_token));
+        let tokens = match &self.body {
+            Body::Answer(answer) => answer.len(),
+            Body::Vector(_) => 0,
+        };
+        Timing {
             prompt_tokens: self.request.prompt.len(),
             cached_tokens: self.cached_tokens,
-            tokens: self.generated.len(),
+            tokens,
+            queue,
+            prefill: first_token.saturating_sub(queue),
             first_token,
-            total,
+            total: since(None),
             preemptions: self.preemptions,
-        };
-        Finished { reason, text, timing }
+        }
     }
+
+    /// Ends it: gives what was held back. `last` says that nothing of the request follows.
+    pub(crate) fn finish(mut self, reason: FinishReason, last: bool) -> Finished {
+        let timing = self.timing();
+        let text = match &mut self.body {
+            Body::Answer(answer) => answer.rest(reason),
+            Body::Vector(_) => String::new(),
+        };
+        Finished { choice: self.choice, last, reason, text, timing, miss: self.miss }
+    }
+}
+
+/// A few tokens around the place where prompt and cache part.
+fn miss_of(prompt: &[u32], cached_tokens: usize, miss: &CacheMiss) -> Miss {
+    let (cause, at, cached) = match miss {
+        CacheMiss::TooShort => (MissCause::TooShort, cached_tokens, &[][..]),
+        CacheMiss::NeverSeen => (MissCause::NeverSeen, cached_tokens, &[][..]),
+        CacheMiss::Evicted => (MissCause::Evicted, cached_tokens, &[][..]),
+        CacheMiss::Diverged { at, cached } => (MissCause::Different, *at, cached.as_slice()),
+    };
+    let at = at.min(prompt.len());
+    let few = |tokens: &[u32]| tokens[..tokens.len().min(MISS_CONTEXT)].to_vec();
+    let before = prompt[at.saturating_sub(MISS_CONTEXT)..at].to_vec();
+    Miss { cause, at, before, here: few(&prompt[at..]), cached: few(cached) }
 }

@@ -1,92 +1,14 @@
 //! The step loop over the scalar backend: what a request yields, alone and in company.
 
-use std::path::Path;
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use pelton_backend::{KvType, Reference};
-use pelton_engine::{
-    Engine, EngineHandle, EngineLimits, Event, FinishReason, Finished, Request, RequestId, SubmitError,
-};
-use pelton_formats::{ModelFiles, TokenizerFiles};
+use pelton_engine::{EngineHandle, EngineLimits, Event, FinishReason, Request, SubmitError};
 use pelton_sample::SamplingParams;
-use pelton_text::{GgufVocab, Special, Tokenizer};
-
-const LIMITS: EngineLimits = EngineLimits {
-    context: 256,
-    n_pages: 64,
-    kv_type: KvType::F32,
-    max_batch_rows: 64,
-    max_seqs: 8,
-    max_waiting: 64,
-    prefix_cache: true,
-};
-
-fn root() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-fn fixture() -> ModelFiles {
-    pelton_formats::open(&root().join("tests/fixtures/qwen2-tied")).unwrap()
-}
-
-fn engine_over(
-    files: &ModelFiles,
-    tokenizer: Option<Arc<Tokenizer>>,
-    eos: Vec<u32>,
-    limits: EngineLimits,
-) -> Engine<Reference> {
-    let mut backend = Reference;
-    let model = pelton_model::load(&mut backend, &files.config, &files.tensors, limits.context, &mut |_| ()).unwrap();
-    Engine::new(backend, model, tokenizer, eos, limits).unwrap()
-}
-
-fn engine(limits: EngineLimits) -> Engine<Reference> {
-    engine_over(&fixture(), None, Vec::new(), limits)
-}
-
-fn greedy(prompt: &[u32], max_tokens: usize) -> Request {
-    Request::new(prompt.to_vec(), SamplingParams { temperature: 0.0, ..SamplingParams::default() }, max_tokens)
-}
-
-/// What one request yielded.
-#[derive(Clone, Debug, Default)]
-struct Answer {
-    ids: Vec<u32>,
-    logprobs: Vec<u32>,
-    text: String,
-    finished: Option<Finished>,
-}
-
-/// Steps until nothing is left to do.
-fn drain(engine: &mut Engine<Reference>, ids: &[RequestId]) -> Vec<Answer> {
-    let mut answers = vec![Answer::default(); ids.len()];
-    let mut events = Vec::new();
-    while engine.has_work() {
-        engine.step(&mut events).unwrap();
-        for (id, event) in events.drain(..) {
-            let answer = &mut answers[ids.iter().position(|&i| i == id).unwrap()];
-            match event {
-                Event::Token { id, logprob, text } => {
-                    answer.ids.push(id);
-                    answer.logprobs.push(logprob.to_bits());
-                    answer.text.push_str(&text);
-                }
-                Event::Finished(finished) => {
-                    answer.text.push_str(&finished.text);
-                    answer.finished = Some(finished);
-                }
-                Event::Failed(message) => panic!("{message}"),
-            }
-        }
-    }
-    answers
-}
-
-fn run(engine: &mut Engine<Reference>, requests: Vec<Request>) -> Vec<Answer> {
-    let ids: Vec<_> = requests.into_iter().map(|r| engine.submit(r).unwrap()).collect();
-    drain(engine, &ids)
-}
+use pelton_text::{Special, Tokenizer};
+use support::{Answer, LIMITS, embedded, engine, engine_over, fixture, greedy, root, run};
 
 fn prompts() -> Vec<Vec<u32>> {
     let prompt = |n: usize| -> Vec<u32> { (0..n).map(|i| ((i * i * 7 + n * 13) % 500) as u32 + 3).collect() };
@@ -164,9 +86,9 @@ fn cancelling_frees_the_pages() {
     let mut events = Vec::new();
     engine.step(&mut events).unwrap();
     assert!(engine.stats().used_pages > 0);
-    assert!(matches!(engine.cancel(id), Some(Event::Finished(f)) if f.reason == FinishReason::Cancelled));
+    assert!(matches!(&engine.cancel(id)[..], [Event::Finished(f)] if f.reason == FinishReason::Cancelled && f.last));
     assert_eq!(engine.stats().used_pages, 0);
-    assert!(engine.cancel(id).is_none());
+    assert!(engine.cancel(id).is_empty());
     assert!(!engine.has_work());
 }
 
@@ -205,24 +127,6 @@ fn an_end_of_text_id_ends_unless_it_is_ignored() {
     assert_eq!(on.ids, plain.ids);
 }
 
-/// The embedded model with its tokenizer.
-fn embedded(limits: EngineLimits) -> (Engine<Reference>, Arc<Tokenizer>) {
-    let files = pelton_formats::open(&root().join("models/pelton-draft-q8_0.gguf")).unwrap();
-    let TokenizerFiles::Gguf(g) = &files.tokenizer else { panic!("a GGUF file has GGUF tables") };
-    let vocab = GgufVocab {
-        model: g.model.clone(),
-        pre: g.pre.clone(),
-        tokens: g.tokens.clone(),
-        token_types: g.token_types.clone().unwrap_or_default(),
-        merges: g.merges.clone().unwrap_or_default(),
-        eos: g.eos,
-        ..GgufVocab::default()
-    };
-    let tokenizer = Arc::new(Tokenizer::from_gguf(vocab).unwrap());
-    let eos = files.generation.eos.clone();
-    (engine_over(&files, Some(tokenizer.clone()), eos, limits), tokenizer)
-}
-
 fn question(tokenizer: &Tokenizer) -> Vec<u32> {
     let text = "<|im_start|>system\nYou write documentation.<|im_end|>\n<|im_start|>user\nDocument this Rust function:\n\
         ```rust\npub fn len(&self) -> usize {\n    self.items.len()\n}\n```<|im_end|>\n<|im_start|>assistant\n";
@@ -258,8 +162,7 @@ fn a_handle_streams_and_its_drop_cancels() {
     drop(first);
     let events: Vec<Event> = handle.submit(greedy(&prompt, 8)).unwrap().collect();
     assert!(matches!(events.last(), Some(Event::Finished(_))));
-    let refused: Vec<Event> = handle.submit(greedy(&[], 8)).unwrap().collect();
-    assert!(matches!(&refused[..], [Event::Failed(message)] if message.contains("empty")));
+    assert_eq!(handle.submit(greedy(&[], 8)).err(), Some(SubmitError::EmptyPrompt));
 }
 
 #[test]

@@ -97,6 +97,11 @@ impl<B: Backend> Decoder<B> {
         self.vocab_size
     }
 
+    /// Width of a hidden state.
+    pub fn hidden(&self) -> usize {
+        self.hidden
+    }
+
     /// Which kernel runs each linear layer, in the order of the forward pass.
     pub fn placements(&self) -> &[Placement] {
         &self.placements
@@ -178,6 +183,12 @@ impl<B: Backend> Decoder<B> {
             backend.softcap(&mut work.logits, cap);
         }
         backend.read(&work.logits, logits);
+    }
+
+    /// The final hidden states of the last step's rows, after the output norm, `(rows, hidden)`: what embeddings are
+    /// pooled from.
+    pub fn read_hidden(&self, backend: &mut B, work: &Workspace<B>, out: &mut Vec<f32>) {
+        backend.read(&work.normed, out);
     }
 
     /// `delta = output(attention(qkv(normed)))`.

@@ -33,6 +33,7 @@
 
 mod error;
 mod exp;
+mod grammar;
 mod logprobs;
 mod params;
 mod penalties;
@@ -41,6 +42,7 @@ mod sampler;
 mod truncate;
 
 pub use error::SampleError;
+pub use grammar::{Grammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarSpec, GrammarState};
 pub use logprobs::{logprob, top_logprobs};
 pub use params::SamplingParams;
 pub use sampler::{Sampled, Sampler};

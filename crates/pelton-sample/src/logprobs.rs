@@ -49,8 +49,13 @@ pub fn logprob(logits: &[f32], id: u32) -> Result<f32, SampleError> {
 /// No logits, one that is NaN or `+inf`, or none above `-inf`.
 pub fn top_logprobs(logits: &[f32], n: usize) -> Result<Vec<(u32, f32)>, SampleError> {
     let sum = log_sum_exp(logits)?;
+    Ok(best_of(logits, n, sum))
+}
+
+/// The `n` most likely tokens, given the logits' [`log_sum_exp`].
+pub(crate) fn best_of(logits: &[f32], n: usize, sum: (f32, f64)) -> Vec<(u32, f32)> {
     let mut best = Vec::new();
     select_best(logits, n, &mut best);
     best.sort_unstable_by(best_first);
-    Ok(best.iter().map(|candidate| (candidate.id, normalize(candidate.logit, sum))).collect())
+    best.iter().map(|candidate| (candidate.id, normalize(candidate.logit, sum))).collect()
 }

@@ -5,7 +5,7 @@
 
 use crate::error::SampleError;
 use crate::exp::{BLOCK, Scale, sum_block, sum_exp};
-use crate::logprobs::{checked_max, log_sum_exp, normalize};
+use crate::logprobs::{best_of, checked_max, log_sum_exp, normalize};
 use crate::params::SamplingParams;
 use crate::penalties::{Counts, add_bias, mask, penalize};
 use crate::rng;
@@ -73,7 +73,25 @@ impl Sampler {
         generated: &[u32],
         allowed: Option<&[u32]>,
     ) -> Result<Sampled, SampleError> {
+        self.sample_beside(logits, prompt, generated, allowed, 0).map(|(sampled, _)| sampled)
+    }
+
+    /// Like [`sample_masked`](Self::sample_masked), and tells the `n_top` likeliest tokens of the model's own
+    /// distribution beside it: with their log-probabilities, best first, as
+    /// [`top_logprobs`](crate::top_logprobs) does.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn sample_beside(
+        &mut self,
+        logits: &mut [f32],
+        prompt: &[u32],
+        generated: &[u32],
+        allowed: Option<&[u32]>,
+        n_top: usize,
+    ) -> Result<(Sampled, Vec<(u32, f32)>), SampleError> {
         let sum = log_sum_exp(logits)?;
+        let top = if n_top == 0 { Vec::new() } else { best_of(logits, n_top, sum) };
         let changes = self.changes_logits();
         if changes {
             self.raw.clear();
@@ -93,7 +111,7 @@ impl Sampler {
             }
         };
         let raw = if changes { &self.raw } else { &*logits };
-        Ok(Sampled { id, logprob: normalize(raw[id as usize], sum) })
+        Ok((Sampled { id, logprob: normalize(raw[id as usize], sum) }, top))
     }
 
     /// The distribution that [`sample_masked`](Self::sample_masked) draws from: tokens with their

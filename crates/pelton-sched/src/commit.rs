@@ -4,10 +4,12 @@
 //! Invariant: a page enters the index only when all its tokens are in the KV cache for good (no drafts), and
 //! a chain is there once: a page computed twice is replaced by the one already known.
 
+use crate::pages::IndexedPage;
 use crate::prefix::{Parent, chain_next};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Flight, SeqId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the engine reports for a row with `sample`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +97,9 @@ impl Scheduler {
         sequence.tokens.extend_from_slice(new_tokens);
         sequence.n_kv = sequence.tokens.len() - 1;
         let keep = self.limits.pages_for(sequence.n_kv).min(sequence.pages.len());
-        self.pool.release_table(&sequence.pages.split_off(keep));
+        if keep < sequence.pages.len() {
+            self.pool.release_table(&Arc::make_mut(&mut sequence.pages).split_off(keep));
+        }
     }
 
     /// Enters the pages that became full into the prefix index, or swaps them for the same ones there.
@@ -103,7 +107,7 @@ impl Scheduler {
         let page_len = self.limits.page_len;
         let sequence = self.seqs.get_mut(&id).expect("the sequence runs");
         sequence.n_kv_high = sequence.n_kv_high.max(sequence.n_kv);
-        if self.pool.prefix.is_none() {
+        if self.pool.prefix.is_none() || !sequence.options.use_cache {
             return;
         }
         for index in sequence.n_indexed..sequence.n_kv / page_len {
@@ -116,11 +120,17 @@ impl Scheduler {
             let page = sequence.pages[index];
             let prefix = self.pool.prefix.as_mut().expect("checked above");
             match prefix.find(parent, tokens) {
-                None => prefix.insert(parent, chain, tokens, page),
+                None => {
+                    let tokens = prefix.insert(parent, chain, tokens, page);
+                    if let Some(indexed) = &mut self.indexed {
+                        let (salt, parent) = (sequence.options.cache_salt, parent.page());
+                        indexed.push(IndexedPage { page, parent, salt, tokens });
+                    }
+                }
                 Some(known) => {
                     self.pool.retain(known);
                     self.pool.release(page);
-                    sequence.pages[index] = known;
+                    Arc::make_mut(&mut sequence.pages)[index] = known;
                 }
             }
             sequence.chain = chain;

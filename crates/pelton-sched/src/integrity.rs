@@ -5,6 +5,7 @@
 use crate::prefix::{Parent, PrefixIndex};
 use crate::scheduler::Scheduler;
 use crate::sequence::{SeqId, Sequence};
+use std::collections::BTreeMap;
 
 impl Scheduler {
     /// Asserts every internal invariant.
@@ -12,11 +13,15 @@ impl Scheduler {
     /// # Panics
     /// If one is broken: that is a mistake in this crate.
     pub fn check_integrity(&self) {
-        assert_eq!(self.waiting.len() + self.running.len(), self.seqs.len(), "a sequence is in no queue, or in two");
+        let n_queued = self.tenants.n_waiting() + self.running.len();
+        assert_eq!(n_queued, self.seqs.len(), "a sequence is in no queue, or in two");
         assert!(self.running.len() <= self.limits.max_seqs, "too many sequences run");
-        for (rank, id) in &self.waiting {
-            let sequence = &self.seqs[id];
-            assert_eq!(sequence.rank, *rank, "{id} waits under another's rank");
+        let mut n_seqs = BTreeMap::new();
+        self.seqs.values().for_each(|sequence| *n_seqs.entry(sequence.options.tenant).or_insert(0) += 1);
+        self.tenants.check_integrity(&n_seqs);
+        for (tenant, rank, id) in self.tenants.waiting() {
+            let sequence = &self.seqs[&id];
+            assert_eq!((sequence.options.tenant, sequence.rank), (tenant, rank), "{id} waits under another's rank");
             assert!(sequence.pages.is_empty() && sequence.n_kv == 0, "{id} waits and holds pages");
             assert!(sequence.flight.is_none(), "{id} waits and is in the plan");
         }
@@ -25,7 +30,7 @@ impl Scheduler {
             let sequence = &self.seqs[id];
             assert_eq!(sequence.rank, *rank, "{id} runs under another's rank");
             self.check_sequence(*id, sequence);
-            for &page in &sequence.pages {
+            for &page in sequence.pages.iter() {
                 held[page as usize] += 1;
             }
         }
@@ -43,7 +48,7 @@ impl Scheduler {
         assert!(sequence.room(self.limits.effective_context()) > 0, "{id} should have ended");
         assert!(sequence.cached <= sequence.prompt_len, "{id}: more than the prompt came from the cache");
         assert!(sequence.pages.len() * page_len >= n_kv, "{id}: tokens without a page");
-        let mut table = sequence.pages.clone();
+        let mut table = sequence.pages.to_vec();
         table.sort_unstable();
         table.dedup();
         assert_eq!(table.len(), sequence.pages.len(), "{id}: a page is twice in its table");
@@ -51,7 +56,10 @@ impl Scheduler {
         for &page in &sequence.pages[n_kv.div_ceil(page_len)..] {
             assert_eq!(self.pool.refs(page), 1, "{id}: reserved page {page} is shared");
         }
-        if let Some(prefix) = &self.pool.prefix {
+        if !sequence.options.use_cache {
+            assert_eq!(n_indexed, 0, "{id}: it does not use the cache");
+            assert!(sequence.pages.iter().all(|&page| !self.pool.is_indexed(page)), "{id}: its pages are in the index");
+        } else if let Some(prefix) = &self.pool.prefix {
             assert_eq!(n_indexed, n_kv / page_len, "{id}: full pages and indexed pages differ");
             self.check_indexed(id, sequence, prefix);
         }

@@ -13,7 +13,8 @@
 //!
 //! Continuous batching: sequences join and leave at every step. Each step runs the decode rows first,
 //! then prefill chunks fill what is left of the token budget, then waiting sequences are admitted, all
-//! in one order of importance (first come first served within a priority; see [`SeqOptions::priority`]).
+//! in one order of importance (first come first served within a priority; see [`SeqOptions::priority`];
+//! between tenants, the one for whom least was done goes first).
 //! When pages run out, the least important sequence loses its pages and waits again; it is prefilled
 //! again later, with what it had generated (preemption by recompute).
 //!
@@ -34,18 +35,22 @@
 
 mod commit;
 mod error;
+mod id_map;
 mod integrity;
 mod limits;
 mod page_pool;
+mod pages;
 mod plan;
 mod prefix;
 mod scheduler;
 mod sequence;
 mod stats;
+mod tenants;
 
 pub use commit::{FinishReason, Finished, StepOutcome};
 pub use error::{AddError, ForkError, LimitsError};
 pub use limits::Limits;
+pub use pages::IndexedPage;
 pub use plan::{Plan, PlanRow};
 pub use prefix::CacheMiss;
 pub use scheduler::Scheduler;

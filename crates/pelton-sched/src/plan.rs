@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! decode rows, most important first     one token each, plus drafts from the spare budget
-//! prefill chunks of running sequences   as much as the budget leaves
+//! prefill chunks of running sequences   as much as the budget leaves, the least served tenants first
 //! admission from the queue              in strict order; stops at the first that does not fit
 //! ```
 //!
@@ -15,6 +15,7 @@ use crate::prefix::{CacheMiss, Parent, chain_next, chain_root};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Flight, SeqId, Sequence};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What one sequence runs in a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,8 @@ pub struct PlanRow {
     pub start: usize,
     /// How many of the last `tokens` are drafts.
     pub n_drafts: usize,
-    /// Page table for positions `0 .. start + tokens.len()`.
-    pub pages: Vec<u32>,
+    /// Page table for positions `0 .. start + tokens.len()`; it may go on, with pages for later steps.
+    pub pages: Arc<Vec<u32>>,
     /// Whether logits are needed: those of the last `1 + n_drafts` tokens. `commit` then expects an outcome.
     pub sample: bool,
     /// Prompt tokens that came from the prefix cache so far; a recomputation after preemption adds none.
@@ -91,10 +92,15 @@ impl Scheduler {
         assert!(self.in_flight.is_empty(), "plan() was called before the last plan was committed");
         let mut draft = Draft { budget: self.limits.max_batch_rows, ..Draft::default() };
         self.plan_decodes(&mut draft);
+        if !draft.plan.is_empty() {
+            draft.budget = draft.budget.min(self.max_prefill);
+        }
         self.plan_prefills(&mut draft);
-        self.admit_waiting(&mut draft);
-        for sequence in self.seqs.values_mut() {
-            sequence.draft.clear();
+        self.admit_waiting(&mut draft, None);
+        for id in std::mem::take(&mut self.drafted) {
+            if let Some(sequence) = self.seqs.get_mut(&id) {
+                sequence.draft.clear();
+            }
         }
         self.counters.steps += u64::from(!draft.plan.is_empty());
         draft.plan
@@ -109,22 +115,29 @@ impl Scheduler {
             if draft.budget == 0 {
                 return;
             }
-            if !self.is_running(id) {
+            if !draft.plan.preempted.is_empty() && !self.is_running(id) {
                 continue; // preempted by one before it
             }
             let Some(reserved) = self.reserve_or_preempt(id, draft) else {
                 draft.starved = true;
                 continue;
             };
-            let n_drafts = self.reserve_drafts(id, spare, n_ready - index - 1);
+            let has_draft = !self.drafted.is_empty() && !self.seqs[&id].draft.is_empty();
+            let n_drafts = if has_draft { self.reserve_drafts(id, spare, n_ready - index - 1) } else { 0 };
             spare -= n_drafts;
             self.emit(id, 1, n_drafts, reserved.copy, draft);
         }
     }
 
     fn plan_prefills(&mut self, draft: &mut Draft) {
-        let ready: Vec<SeqId> = self.running.values().copied().filter(|id| self.seqs[id].remaining() > 1).collect();
-        for id in ready {
+        let ready = self.running.values().copied().filter(|id| self.seqs[id].remaining() > 1);
+        let mut ready: Vec<(u64, SeqId)> =
+            ready.map(|id| (self.tenants.served(self.seqs[&id].options.tenant), id)).collect();
+        // Stable: within a tenant, the order of importance stays.
+        ready.sort_by_key(|&(served, _)| served);
+        for (served, id) in ready {
+            // A long prompt does not keep out those for whom less was done.
+            self.admit_waiting(draft, Some(served));
             if draft.budget == 0 {
                 return;
             }
@@ -145,12 +158,15 @@ impl Scheduler {
         }
     }
 
-    fn admit_waiting(&mut self, draft: &mut Draft) {
+    /// Lets in who waits; with `below`, only of tenants that were served less than that.
+    fn admit_waiting(&mut self, draft: &mut Draft, below: Option<u64>) {
         let may_admit = !draft.starved && draft.plan.preempted.is_empty();
-        while may_admit && draft.budget > 0 && self.running.len() < self.limits.max_seqs {
-            let Some((&rank, &id)) = self.waiting.first_key_value() else { return };
-            let Some(found) = self.fits(&self.seqs[&id], draft) else { return };
-            self.waiting.remove(&rank);
+        while may_admit && draft.budget > 0 && self.running.len() < self.max_running {
+            let Some(id) = self.tenants.first(below) else { return };
+            let sequence = &self.seqs[&id];
+            let (rank, tenant) = (sequence.rank, sequence.options.tenant);
+            let Some(found) = self.fits(sequence, draft) else { return };
+            self.tenants.dequeue(tenant, rank);
             self.running.insert(rank, id);
             self.place(id, &found);
             let len = self.seqs[&id].remaining().min(draft.budget);
@@ -188,7 +204,7 @@ impl Scheduler {
         }
         let sequence = self.seqs.get_mut(&id).expect("the sequence waited");
         let is_first = sequence.n_kv_high == 0;
-        sequence.pages = pages;
+        sequence.pages = Arc::new(pages);
         sequence.chain = chain;
         sequence.n_indexed = found.len();
         sequence.miss = miss.filter(|_| is_first);
@@ -212,9 +228,10 @@ impl Scheduler {
             sequence.chain = chain;
             sequence.n_indexed = index + 1;
             // A page reserved for the same tokens is not needed any more.
-            match sequence.pages.get_mut(index) {
+            let pages = Arc::make_mut(&mut sequence.pages);
+            match pages.get_mut(index) {
                 Some(slot) => self.pool.release(std::mem::replace(slot, page)),
-                None => sequence.pages.push(page),
+                None => pages.push(page),
             }
             self.count_cached(id, (index + 1) * page_len);
         }
@@ -243,7 +260,7 @@ impl Scheduler {
     /// The indexed page number `index` of a sequence whose pages before it are `table`.
     fn find_page(&self, sequence: &Sequence, index: usize, table: &[u32]) -> Option<u32> {
         let page_len = self.limits.page_len;
-        if (index + 1) * page_len >= sequence.tokens.len() {
+        if (index + 1) * page_len >= sequence.tokens.len() || !sequence.options.use_cache {
             return None;
         }
         let parent = parent_of(sequence, index, table);
@@ -252,8 +269,9 @@ impl Scheduler {
 
     fn explain_miss(&self, sequence: &Sequence, found: &[u32]) -> Option<CacheMiss> {
         let (index, page_len) = (found.len(), self.limits.page_len);
+        self.pool.prefix.as_ref().filter(|_| sequence.options.use_cache)?;
         if (index + 1) * page_len >= sequence.tokens.len() {
-            return None;
+            return (index == 0).then_some(CacheMiss::TooShort);
         }
         let chain = self.chain_over(sequence, index);
         let tokens = sequence.page_tokens(index, page_len);
@@ -278,7 +296,7 @@ impl Scheduler {
     /// later it is in the cache. (A hash collision here costs that one step.)
     fn will_be_cached(&self, sequence: &Sequence, index: usize, chain: u64, draft: &Draft) -> bool {
         let page_len = self.limits.page_len;
-        let is_reusable = (index + 1) * page_len < sequence.tokens.len();
+        let is_reusable = (index + 1) * page_len < sequence.tokens.len() && sequence.options.use_cache;
         is_reusable
             && !draft.computing.is_empty()
             && draft.computing.contains(&chain_next(chain, sequence.page_tokens(index, page_len)))
@@ -305,17 +323,18 @@ impl Scheduler {
         let page_len = self.limits.page_len;
         let sequence = self.seqs.get_mut(&id).expect("the sequence runs");
         let (index, mut copy) = (sequence.n_kv / page_len, None);
-        if let Some(slot) = sequence.pages.get_mut(index)
-            && self.pool.refs(*slot) > 1
+        if let Some(&shared) = sequence.pages.get(index)
+            && self.pool.refs(shared) > 1
         {
             let Some(page) = self.pool.alloc() else { return Reserved { len: 0, copy } };
-            copy = Some((*slot, page));
-            self.pool.release(std::mem::replace(slot, page));
+            copy = Some((shared, page));
+            Arc::make_mut(&mut sequence.pages)[index] = page;
+            self.pool.release(shared);
         }
         let end = sequence.n_kv + len;
         while sequence.pages.len() * page_len < end {
             let Some(page) = self.pool.alloc() else { break };
-            sequence.pages.push(page);
+            Arc::make_mut(&mut sequence.pages).push(page);
         }
         Reserved { len: end.min(sequence.pages.len() * page_len) - sequence.n_kv, copy }
     }
@@ -339,7 +358,7 @@ impl Scheduler {
         sequence.n_indexed = 0;
         sequence.chain = chain_root(sequence.options.cache_salt);
         self.running.remove(&sequence.rank);
-        self.waiting.insert(sequence.rank, id);
+        self.tenants.enqueue(sequence.options.tenant, sequence.rank, id);
         self.counters.preemptions += 1;
     }
 
@@ -354,7 +373,7 @@ impl Scheduler {
         let (start, end) = (sequence.n_kv, sequence.n_kv + len);
         let mut tokens = sequence.tokens[start..end].to_vec();
         tokens.extend_from_slice(&sequence.draft[..n_drafts]);
-        if self.limits.prefix_cache && len > 1 {
+        if self.limits.prefix_cache && len > 1 && sequence.options.use_cache {
             let mut chain = sequence.chain;
             for index in start / page_len..end / page_len {
                 chain = chain_next(chain, sequence.page_tokens(index, page_len));
@@ -362,15 +381,15 @@ impl Scheduler {
             }
         }
         let sample = end == sequence.tokens.len();
-        let n_pages = (end + n_drafts).div_ceil(page_len);
         draft.budget -= tokens.len();
         self.counters.computed_tokens += tokens.len() as u64;
+        self.tenants.charge(sequence.options.tenant, tokens.len());
         sequence.flight = Some(Flight { len: tokens.len(), drafts: tokens[len..].to_vec(), sample });
         draft.plan.rows.push(PlanRow {
             seq: id,
             start,
             n_drafts,
-            pages: sequence.pages[..n_pages].to_vec(),
+            pages: Arc::clone(&sequence.pages),
             sample,
             cached: sequence.cached,
             miss: sequence.miss.take(),

@@ -13,8 +13,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 /// Why no more of a prompt came from the prefix cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheMiss {
+    /// The prompt does not fill a page and one token more: only full pages are kept.
+    TooShort,
     /// Nothing that continues the cached part (or begins like this prompt) is cached.
     NeverSeen,
     /// The next page was cached once and was given up for want of pages.
@@ -23,6 +25,8 @@ pub enum CacheMiss {
     Diverged {
         /// First position that differs, from 0.
         at: usize,
+        /// What is cached from there to the end of the page.
+        cached: Vec<u32>,
     },
 }
 
@@ -33,6 +37,16 @@ pub(crate) enum Parent {
     Root(u64),
     /// An indexed page.
     Page(u32),
+}
+
+impl Parent {
+    /// The page, where it is one.
+    pub(crate) fn page(self) -> Option<u32> {
+        match self {
+            Parent::Root(_) => None,
+            Parent::Page(page) => Some(page),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -111,8 +125,8 @@ impl PrefixIndex {
         self.children.get(&parent)?.get(tokens).copied()
     }
 
-    /// Enters a used page whose chain is not yet there.
-    pub(crate) fn insert(&mut self, parent: Parent, chain: u64, tokens: &[u32], page: u32) {
+    /// Enters a used page whose chain is not yet there; gives its tokens.
+    pub(crate) fn insert(&mut self, parent: Parent, chain: u64, tokens: &[u32], page: u32) -> Arc<[u32]> {
         if let Parent::Page(parent) = parent {
             let node = self.nodes.get(&parent).expect("the parent of an indexed page is indexed");
             assert!(node.idle_since.is_none(), "the parent of a used page is used");
@@ -120,8 +134,9 @@ impl PrefixIndex {
         let tokens: Arc<[u32]> = tokens.into();
         let sibling = self.children.entry(parent).or_default().insert(Arc::clone(&tokens), page);
         assert!(sibling.is_none(), "a chain is entered once");
-        let node = self.nodes.insert(page, Node { parent, tokens, chain, idle_since: None });
-        assert!(node.is_none(), "page {page} is indexed twice");
+        let node = Node { parent, tokens: Arc::clone(&tokens), chain, idle_since: None };
+        assert!(self.nodes.insert(page, node).is_none(), "page {page} is indexed twice");
+        tokens
     }
 
     /// The page lost its last user.
@@ -185,8 +200,11 @@ impl PrefixIndex {
         let before = siblings.range::<[u32], _>((Bound::Unbounded, Bound::Excluded(tokens))).next_back();
         let after = siblings.range::<[u32], _>((Bound::Excluded(tokens), Bound::Unbounded)).next();
         let common = |other: &[u32]| other.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let longest = before.into_iter().chain(after).map(|(other, _)| common(other)).max();
-        longest.map_or(CacheMiss::NeverSeen, |len| CacheMiss::Diverged { at: start + len })
+        let longest = before.into_iter().chain(after).map(|(other, _)| (common(other), other)).max_by_key(|c| c.0);
+        longest.map_or(CacheMiss::NeverSeen, |(len, other)| CacheMiss::Diverged {
+            at: start + len,
+            cached: other[len..].to_vec(),
+        })
     }
 
     /// Asserts the tree's invariants; `is_used` tells whether a page has references.
@@ -269,8 +287,9 @@ mod tests {
             index_of(&[(Parent::Root(0), [1, 2], 0), (Parent::Root(0), [1, 9], 1), (Parent::Root(0), [4, 4], 2)]);
         let root = chain_root(0);
         assert_eq!(index.explain(Parent::Root(1), chain_root(1), &[1, 2], 0), CacheMiss::NeverSeen);
-        assert_eq!(index.explain(Parent::Root(0), root, &[1, 5], 0), CacheMiss::Diverged { at: 1 });
-        assert_eq!(index.explain(Parent::Root(0), root, &[7, 2], 10), CacheMiss::Diverged { at: 10 });
+        let diverged = |at, cached: &[u32]| CacheMiss::Diverged { at, cached: cached.to_vec() };
+        assert_eq!(index.explain(Parent::Root(0), root, &[1, 5], 0), diverged(1, &[9]));
+        assert_eq!(index.explain(Parent::Root(0), root, &[7, 2], 10), diverged(10, &[4, 4]));
         index.set_idle(0);
         assert_eq!(index.evict(), Some(0));
         assert_eq!(index.explain(Parent::Root(0), root, &[1, 2], 0), CacheMiss::Evicted);

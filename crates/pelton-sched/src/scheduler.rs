@@ -1,27 +1,40 @@
 //! The scheduler's state and the calls that change who is in it: `add`, `fork`, `cancel`, `set_draft`.
 //! The step itself is in `plan` and `commit`.
 //!
-//! Invariant: every sequence is either in `waiting` (without pages) or in `running`, both ordered by rank.
+//! Invariant: every sequence either waits in `tenants` (without pages) or is in `running`, ordered by rank.
 
 use crate::error::{AddError, ForkError, LimitsError};
+use crate::id_map::IdMap;
 use crate::limits::Limits;
 use crate::page_pool::PagePool;
+use crate::pages::IndexedPage;
 use crate::sequence::{Rank, SeqId, SeqOptions, Sequence};
 use crate::stats::Counters;
+use crate::tenants::Tenants;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Decides what runs. See the crate's documentation for the loop it lives in.
 #[derive(Debug)]
 pub struct Scheduler {
     pub(crate) limits: Limits,
     pub(crate) pool: PagePool,
-    pub(crate) seqs: BTreeMap<SeqId, Sequence>,
-    pub(crate) waiting: BTreeMap<Rank, SeqId>,
+    pub(crate) seqs: IdMap<Sequence>,
+    /// The waiting queue, and what was run for whom.
+    pub(crate) tenants: Tenants,
     pub(crate) running: BTreeMap<Rank, SeqId>,
     /// The sequences of the plan that runs, in its order; empty between `commit` and `plan`.
     pub(crate) in_flight: Vec<SeqId>,
     pub(crate) arrivals: u64,
     pub(crate) counters: Counters,
+    /// Sequences that have drafts for the next plan.
+    pub(crate) drafted: Vec<SeqId>,
+    /// Sequences that may run now, at most `limits.max_seqs`.
+    pub(crate) max_running: usize,
+    /// Tokens of prompts in a plan that has decode rows, at most.
+    pub(crate) max_prefill: usize,
+    /// Pages that entered the prefix index since they were last asked for; `None` where nobody asks.
+    pub(crate) indexed: Option<Vec<IndexedPage>>,
 }
 
 impl Scheduler {
@@ -34,9 +47,13 @@ impl Scheduler {
         let n_pages = u32::try_from(limits.n_pages).expect("validated");
         Ok(Self {
             pool: PagePool::new(n_pages, limits.prefix_cache),
+            max_running: limits.max_seqs,
+            max_prefill: usize::MAX,
+            indexed: None,
             limits,
-            seqs: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            seqs: IdMap::default(),
+            drafted: Vec::new(),
+            tenants: Tenants::default(),
             running: BTreeMap::new(),
             in_flight: Vec::new(),
             arrivals: 0,
@@ -75,12 +92,14 @@ impl Scheduler {
                 pool_tokens: self.limits.pool_tokens(),
             });
         }
-        if self.waiting.len() >= self.limits.max_waiting {
-            return Err(AddError::QueueFull { seq, waiting: self.waiting.len(), max_waiting: self.limits.max_waiting });
+        let waiting = self.tenants.n_waiting();
+        if waiting >= self.limits.max_waiting {
+            return Err(AddError::QueueFull { seq, waiting, max_waiting: self.limits.max_waiting });
         }
         let rank = self.next_rank(options.priority);
         let prompt_len = prompt.len();
-        self.waiting.insert(rank, seq);
+        self.tenants.join(options.tenant);
+        self.tenants.enqueue(options.tenant, rank, seq);
         self.seqs.insert(seq, Sequence::new(prompt, prompt_len, options, rank));
         Ok(())
     }
@@ -115,19 +134,21 @@ impl Scheduler {
         if n_tokens == 0 || n_tokens > old.tokens.len() {
             return Err(ForkError::BadLength { parent, n_tokens, len: old.tokens.len() });
         }
-        let runs = self.running.contains_key(&old.rank) && self.running.len() < self.limits.max_seqs;
-        if !runs && self.waiting.len() >= self.limits.max_waiting {
-            return Err(ForkError::QueueFull { waiting: self.waiting.len(), max_waiting: self.limits.max_waiting });
+        let runs = self.running.contains_key(&old.rank) && self.running.len() < self.max_running;
+        let waiting = self.tenants.n_waiting();
+        if !runs && waiting >= self.limits.max_waiting {
+            return Err(ForkError::QueueFull { waiting, max_waiting: self.limits.max_waiting });
         }
         let old = old.clone();
         let rank = self.next_rank(old.options.priority);
         let prompt_len = old.prompt_len.min(n_tokens);
         let mut new = Sequence::new(old.tokens[..n_tokens].to_vec(), prompt_len, old.options, rank);
+        self.tenants.join(old.options.tenant);
         if runs {
             self.share_pages(&old, &mut new);
             self.running.insert(rank, child);
         } else {
-            self.waiting.insert(rank, child);
+            self.tenants.enqueue(old.options.tenant, rank, child);
         }
         self.seqs.insert(child, new);
         Ok(())
@@ -144,11 +165,11 @@ impl Scheduler {
         }
         new.n_kv = n_kv;
         new.n_kv_high = n_kv;
-        new.pages = old.pages[..n_kv.div_ceil(page_len)].to_vec();
-        for &page in &new.pages {
+        new.pages = Arc::new(old.pages[..n_kv.div_ceil(page_len)].to_vec());
+        for &page in new.pages.iter() {
             self.pool.retain(page);
         }
-        if self.limits.prefix_cache {
+        if self.limits.prefix_cache && new.options.use_cache {
             new.n_indexed = n_kv / page_len;
             new.chain = self.chain_over(new, new.n_indexed);
         }
@@ -167,6 +188,7 @@ impl Scheduler {
         let Some(sequence) = self.seqs.get_mut(&seq) else { return false };
         sequence.draft.clear();
         sequence.draft.extend_from_slice(tokens);
+        self.drafted.push(seq);
         true
     }
 
@@ -185,6 +207,18 @@ impl Scheduler {
         self.seqs.get(&seq).map(|sequence| &sequence.tokens[sequence.prompt_len..])
     }
 
+    /// From the next plan on, lets at most `n` sequences (at least one, at most the limits' `max_seqs`) run at once.
+    /// Those that run beyond that go on to their end; nobody is driven out.
+    pub fn set_max_running(&mut self, n: usize) {
+        self.max_running = n.clamp(1, self.limits.max_seqs);
+    }
+
+    /// From the next plan on, a plan with decode rows has at most `n` tokens of prompts, so that streams are not held
+    /// up by them. Plans without decode rows are as large as ever, so that even with 0 everything ends.
+    pub fn set_max_prefill(&mut self, n: usize) {
+        self.max_prefill = n;
+    }
+
     /// Whether a sequence waits or runs.
     pub fn has_work(&self) -> bool {
         !self.seqs.is_empty()
@@ -194,9 +228,11 @@ impl Scheduler {
     pub(crate) fn remove(&mut self, seq: SeqId) -> Option<Sequence> {
         let sequence = self.seqs.remove(&seq)?;
         self.pool.release_table(&sequence.pages);
-        let waited = self.waiting.remove(&sequence.rank);
-        let ran = self.running.remove(&sequence.rank);
-        assert!(waited.is_some() != ran.is_some(), "{seq} was not in exactly one queue");
+        let tenant = sequence.options.tenant;
+        let waited = self.tenants.dequeue(tenant, sequence.rank);
+        let ran = self.running.remove(&sequence.rank).is_some();
+        assert!(waited != ran, "{seq} was not in exactly one queue");
+        self.tenants.leave(tenant);
         Some(sequence)
     }
 

@@ -5,6 +5,7 @@
 
 use crate::prefix::{CacheMiss, chain_root};
 use std::fmt;
+use std::sync::Arc;
 
 /// The name of a sequence, chosen by the caller; unique among those waiting or running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,14 +29,19 @@ pub struct SeqOptions {
     pub priority: i32,
     /// Tokens to generate at most; at least 1.
     pub max_new_tokens: usize,
+    /// Whether it takes pages from the prefix cache and leaves its own there (where the cache is on).
+    pub use_cache: bool,
     /// Prefix pages are shared only between sequences of the same salt (one per tenant, for example).
     pub cache_salt: u64,
+    /// Whom the sequence is run for. Tenants that wait are served alike, whatever each asks for; priorities
+    /// hold within one.
+    pub tenant: u64,
 }
 
 impl Default for SeqOptions {
-    /// Priority 0, salt 0, no limit on new tokens but the context.
+    /// Priority 0, salt 0, tenant 0, with the cache, no limit on new tokens but the context.
     fn default() -> Self {
-        Self { priority: 0, max_new_tokens: usize::MAX, cache_salt: 0 }
+        Self { priority: 0, max_new_tokens: usize::MAX, use_cache: true, cache_salt: 0, tenant: 0 }
     }
 }
 
@@ -80,7 +86,8 @@ pub(crate) struct Sequence {
     /// The most `n_kv` has been: what lies below was paid for once and is no news to the cache statistics.
     pub(crate) n_kv_high: usize,
     /// Page table; entry `i` holds positions `i * page_len ..`. May reach beyond `n_kv` (reserved).
-    pub(crate) pages: Vec<u32>,
+    /// Plans share it, so that a step copies no tables.
+    pub(crate) pages: Arc<Vec<u32>>,
     /// Leading pages that are in the prefix index: all `n_kv / page_len` full ones, once committed.
     pub(crate) n_indexed: usize,
     /// Chain hash of these pages (see `prefix`).
@@ -104,7 +111,7 @@ impl Sequence {
             tokens,
             n_kv: 0,
             n_kv_high: 0,
-            pages: Vec::new(),
+            pages: Arc::default(),
             n_indexed: 0,
             chain: chain_root(options.cache_salt),
             cached: 0,

@@ -54,7 +54,7 @@ impl Scheduler {
         let (free_pages, cached_pages) = (self.pool.n_free(), self.pool.n_cached());
         let counters = self.counters;
         Stats {
-            waiting: self.waiting.len(),
+            waiting: self.tenants.n_waiting(),
             running: self.running.len(),
             free_pages,
             cached_pages,

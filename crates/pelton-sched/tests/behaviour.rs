@@ -79,13 +79,13 @@ fn a_finished_prompt_is_reused_up_to_its_last_full_page_but_never_its_last_token
     let mut sched = scheduler(small());
     add(&mut sched, A, &prompt(1, 8));
     let first = step(&mut sched);
-    assert_eq!((first.rows[0].cached, first.rows[0].miss), (0, Some(CacheMiss::NeverSeen)));
+    assert_eq!((first.rows[0].cached, first.rows[0].miss.clone()), (0, Some(CacheMiss::NeverSeen)));
     assert!(sched.cancel(A));
     assert_eq!(sched.stats().cached_pages, 2);
     // The same 8 tokens: the second page holds the last prompt token, which must be run.
     add(&mut sched, B, &prompt(1, 8));
     let again = step(&mut sched);
-    assert_eq!((again.rows[0].start, again.rows[0].cached, again.rows[0].miss), (4, 4, None));
+    assert_eq!((again.rows[0].start, again.rows[0].cached, again.rows[0].miss.clone()), (4, 4, None));
     assert_eq!(again.rows[0].pages[0], first.rows[0].pages[0]);
     // The page that B computed a second time is the first one again.
     assert_eq!(sched.stats().used_pages, 2);
@@ -105,7 +105,7 @@ fn a_miss_is_explained() {
     other[6] = 5;
     add(&mut sched, B, &other);
     let row = &step(&mut sched).rows[0];
-    assert_eq!((row.cached, row.miss), (4, Some(CacheMiss::Diverged { at: 6 })));
+    assert_eq!((row.cached, row.miss.clone()), (4, Some(CacheMiss::Diverged { at: 6, cached: vec![1006, 1007] })));
     sched.cancel(B);
     // Something large takes all pages, so that the first prompt is given up.
     let large = SeqOptions { max_new_tokens: 1, ..SeqOptions::default() };
@@ -409,7 +409,7 @@ fn a_second_prefill_after_preemption_is_no_news_to_the_cache_report() {
     let plan = step(&mut sched);
     let row = &plan.rows[0];
     // B finds its own pages again, which saves work, but its prompt was computed once all the same.
-    assert_eq!((row.seq, row.cached, row.miss), (B, 0, None));
+    assert_eq!((row.seq, row.cached, row.miss.clone()), (B, 0, None));
     assert!(row.start > 0);
     assert_eq!(sched.stats().cached_tokens, before + row.start as u64);
 }
@@ -425,4 +425,94 @@ fn a_prompt_forked_during_prefill_follows_its_parent_from_the_cache() {
     let plan = step(&mut sched);
     assert_eq!(spans(&plan), [(A, 20, 1), (B, 16, 4)]);
     assert_eq!(plan.rows[1].pages[..4], plan.rows[0].pages[..4]);
+}
+
+#[test]
+fn tenants_are_served_alike_whatever_each_asks_for() {
+    let mut sched = scheduler(Limits { max_seqs: 1, max_waiting: 100, ..small() });
+    let one = SeqOptions { max_new_tokens: 1, ..SeqOptions::default() };
+    // Tenant 1 floods the queue with urgent requests, tenant 2 comes later with three.
+    for i in 0..20 {
+        let options = SeqOptions { tenant: 1, priority: 5, ..one };
+        sched.add(SeqId(i), prompt(i as u32, 6), options).expect("it fits");
+    }
+    step(&mut sched);
+    for i in 100..103 {
+        sched.add(SeqId(i), prompt(i as u32, 6), SeqOptions { tenant: 2, ..one }).expect("it fits");
+    }
+    let order: Vec<u64> = (0..6).map(|_| step(&mut sched).rows[0].seq.0 / 100).collect();
+    assert_eq!(order, [0, 1, 0, 1, 0, 1], "turn by turn");
+}
+
+#[test]
+fn a_long_prompt_of_one_tenant_does_not_keep_out_the_short_one_of_another() {
+    let limits = Limits { n_pages: 64, max_context: 200, max_batch_rows: 8, ..small() };
+    let mut sched = scheduler(limits);
+    sched.add(A, prompt(1, 120), SeqOptions { tenant: 1, ..SeqOptions::default() }).expect("it fits");
+    step(&mut sched);
+    sched.add(B, prompt(2, 6), SeqOptions { tenant: 2, ..SeqOptions::default() }).expect("it fits");
+    step(&mut sched);
+    assert_eq!(spans(&step(&mut sched))[0], (B, 0, 6), "after one more chunk of the long one, it is its turn");
+    // With one tenant, first come is first served.
+    let mut sched = scheduler(Limits { n_pages: 64, max_context: 200, max_batch_rows: 8, ..small() });
+    add(&mut sched, A, &prompt(1, 30));
+    add(&mut sched, B, &prompt(2, 6));
+    assert_eq!(spans(&step(&mut sched)), [(A, 0, 8)]);
+}
+
+#[test]
+fn fewer_may_run_for_a_while_and_nobody_is_driven_out() {
+    let mut sched = scheduler(small());
+    add(&mut sched, A, &[1, 2]);
+    add(&mut sched, B, &[3, 4]);
+    step(&mut sched);
+    sched.set_max_running(0);
+    add(&mut sched, C, &[5, 6]);
+    assert_eq!(step(&mut sched).rows.len(), 2);
+    sched.cancel(A);
+    assert_eq!(spans(&step(&mut sched)).len(), 1);
+    sched.set_max_running(100);
+    assert_eq!(step(&mut sched).rows.len(), 2);
+}
+
+#[test]
+fn pages_from_elsewhere_are_found_by_those_who_begin_alike() {
+    let mut sched = scheduler(small());
+    let tokens = prompt(1, 12);
+    assert_eq!(sched.import_page(0, &tokens[..8]), None, "the page before it is missing");
+    let first = sched.import_page(0, &tokens[..4]).expect("there is room");
+    let second = sched.import_page(0, &tokens[..8]).expect("there is room");
+    assert_eq!(sched.import_page(0, &tokens[..8]), None, "it is there");
+    assert_eq!((sched.n_indexed(0, &tokens), sched.n_indexed(1, &tokens)), (2, 0));
+    sched.check_integrity();
+    add(&mut sched, A, &tokens);
+    let row = &step(&mut sched).rows[0];
+    assert_eq!((row.start, row.cached, &row.pages[..2]), (8, 8, &[first, second][..]));
+    // A pool in use up to its last page has no room.
+    let mut sched = scheduler(Limits { n_pages: 2, ..small() });
+    add(&mut sched, A, &prompt(2, 6));
+    step(&mut sched);
+    assert_eq!(sched.import_page(0, &tokens[..4]), None);
+    sched.check_integrity();
+}
+
+#[test]
+fn a_prompt_shorter_than_a_page_says_so() {
+    let mut sched = scheduler(small());
+    add(&mut sched, A, &prompt(1, 4));
+    assert_eq!(step(&mut sched).rows[0].miss, Some(CacheMiss::TooShort));
+}
+
+#[test]
+fn beside_streams_prompts_come_in_smaller_chunks() {
+    let mut sched = scheduler(Limits { n_pages: 64, ..small() });
+    add(&mut sched, A, &[1, 2]);
+    step(&mut sched);
+    sched.set_max_prefill(3);
+    add(&mut sched, B, &prompt(2, 20));
+    assert_eq!(spans(&step(&mut sched)), [(A, 2, 1), (B, 0, 3)]);
+    sched.set_max_prefill(0);
+    assert_eq!(spans(&step(&mut sched)), [(A, 3, 1)]);
+    sched.cancel(A);
+    assert_eq!(spans(&step(&mut sched)), [(B, 3, 16)], "nobody is held up");
 }

@@ -1,7 +1,7 @@
-//! Random calls, by the hundred thousand, against the shadow engine: small pools, tiny pages and a
+//! Random calls, a million of them, against the shadow engine: small pools, tiny pages and a
 //! vocabulary of two or three tokens, so that sharing, eviction and preemption happen all the time.
 //!
-//! `PELTON_SCHED_OPS` sets the number of operations (default 400,000).
+//! `PELTON_SCHED_OPS` sets the number of operations (default a million).
 
 mod shadow;
 
@@ -36,11 +36,12 @@ fn add(total: &mut Stats, stats: &Stats) {
 /// `n_operations` over many small schedulers; everything that should happen must have happened often.
 fn run(seed: u64, n_operations: u64) {
     let mut random = Random::new(seed);
-    let (mut operations, mut finished, mut copied, mut total) = (0, 0, 0, Stats::default());
+    let (mut operations, mut finished, mut copied, mut imported, mut total) = (0, 0, 0, 0, Stats::default());
     while operations < n_operations {
         let limits = limits_of(&mut random);
         let vocabulary = 2 + random.below(2) as u32;
-        let mut shadow = Shadow::new(limits, vocabulary);
+        let n_tenants = if random.chance(50) { 1 } else { 3 };
+        let mut shadow = Shadow::new(limits, vocabulary, n_tenants);
         for _ in 0..600 {
             shadow.random_operation(&mut random);
         }
@@ -48,16 +49,19 @@ fn run(seed: u64, n_operations: u64) {
         operations += shadow.operations;
         finished += shadow.finished;
         copied += shadow.copied;
+        imported += shadow.imported;
+        assert!(shadow.indexed >= shadow.sched.stats().evictions.saturating_sub(shadow.imported), "evicted unreported");
         add(&mut total, &shadow.sched.stats());
     }
     println!("seed {seed}: {operations} operations, {finished} finished, {copied} pages copied, {total:?}");
     let often = n_operations / 200;
     assert!(finished > often && total.preemptions > often && total.evictions > often, "{finished}, {total:?}");
+    assert!(imported > often / 5, "{imported} pages imported");
     assert!(copied > often / 5 && total.cached_tokens > often && total.accepted_tokens > often, "{total:?}");
 }
 
 fn n_operations() -> u64 {
-    std::env::var("PELTON_SCHED_OPS").ok().and_then(|n| n.parse().ok()).unwrap_or(400_000)
+    std::env::var("PELTON_SCHED_OPS").ok().and_then(|n| n.parse().ok()).unwrap_or(1_000_000)
 }
 
 #[test]
@@ -94,7 +98,7 @@ fn runs_are_deterministic() {
             max_waiting: 6,
             prefix_cache: true,
         };
-        let mut shadow = Shadow::new(limits, 2);
+        let mut shadow = Shadow::new(limits, 2, 2);
         let mut trace = Vec::new();
         for _ in 0..2000 {
             shadow.random_operation(&mut random);

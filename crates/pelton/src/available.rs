@@ -4,7 +4,7 @@
 //! a file that was just read would otherwise count twice: once as the file's, once as the packed weights'.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes that this process may still take: the system's available memory, or what the tightest of its control
 /// groups (version 1 or 2) leaves of it. `None` where the system does not say.
@@ -12,6 +12,18 @@ pub fn available_memory() -> Option<u64> {
     let system = parse_meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     Some(group_free(Path::new("/sys/fs/cgroup"), &groups).map_or(system, |free| free.min(system)))
+}
+
+/// Bytes that this process could take at most: the system's memory, or the limit of the tightest of its control
+/// groups. `None` where the system does not say.
+pub(crate) fn total_memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let system = kib.checked_mul(1024)?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = folders_of(Path::new("/sys/fs/cgroup"), &groups).iter().filter_map(|f| limit_of(f)).min();
+    Some(limits.map_or(system, |limit| limit.min(system)))
 }
 
 /// `MemAvailable` of `/proc/meminfo`, in bytes.
@@ -24,6 +36,11 @@ fn parse_meminfo(info: &str) -> Option<u64> {
 /// What the groups that `membership` (`/proc/self/cgroup`) names leave, and all groups above them: a limit holds
 /// for everything below it. `None` where none has a limit.
 fn group_free(root: &Path, membership: &str) -> Option<u64> {
+    folders_of(root, membership).iter().filter_map(|folder| free_of(folder)).min()
+}
+
+/// The folders of these groups.
+fn folders_of(root: &Path, membership: &str) -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for line in membership.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
@@ -37,15 +54,20 @@ fn group_free(root: &Path, membership: &str) -> Option<u64> {
         let below = path.trim_start_matches('/');
         folders.extend(Path::new(below).ancestors().map(|p| base.join(p)));
     }
-    folders.iter().filter_map(|folder| free_of(folder)).min()
+    folders
+}
+
+/// The limit of one group; "max", version 2's word for no limit, is no number.
+fn limit_of(folder: &Path) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    number("memory.max").or_else(|| number("memory.limit_in_bytes"))
 }
 
 /// Limit less use of one group, with cached pages of files counted as free.
 fn free_of(folder: &Path) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(folder.join(name)).ok();
     let number = |name: &str| read(name).and_then(|s| s.trim().parse::<u64>().ok());
-    // "max", version 2's word for no limit, is no number.
-    let limit = number("memory.max").or_else(|| number("memory.limit_in_bytes"))?;
+    let limit = limit_of(folder)?;
     let used = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
     let stat = read("memory.stat").unwrap_or_default();
     let cached = file_pages(&stat, "total_").or_else(|| file_pages(&stat, "")).unwrap_or(0);
@@ -63,8 +85,6 @@ fn file_pages(stat: &str, prefix: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     fn group(folder: PathBuf, files: &[(&str, &str)]) {

@@ -5,6 +5,7 @@ use pelton_cpu::CpuError;
 use pelton_engine::{EngineError, SubmitError};
 use pelton_formats::FormatError;
 use pelton_model::LoadError;
+use pelton_sample::GrammarError;
 use pelton_store::StoreError;
 use pelton_text::TextError;
 
@@ -50,6 +51,9 @@ pub enum Error {
     /// A request.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// A grammar.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// Something that the options ask for and that cannot be had.
     #[error("{0}")]
     Usage(String),
@@ -62,7 +66,7 @@ impl Error {
     /// Usage or failure: the binary's exit code follows it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Usage(_) | Error::Submit(_) | Error::Cpu(_) => ErrorKind::Usage,
+            Error::Usage(_) | Error::Submit(_) | Error::Cpu(_) | Error::Grammar(_) => ErrorKind::Usage,
             _ => ErrorKind::Failure,
         }
     }

@@ -9,9 +9,11 @@
 
 mod available;
 mod bench;
+mod cache_line;
 mod embedded;
 mod error;
 mod evaluate;
+mod grammars;
 mod inspect;
 mod llm;
 mod memory;
@@ -26,23 +28,27 @@ pub use bench::{Bench, Bound, Entry, KernelFigure, KernelPlan, Kind, Ledger, Mea
 pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
 pub use error::{Error, ErrorKind};
 pub use evaluate::{Logits, write_logits};
+pub use grammars::grammar_compiler;
 pub use inspect::{Inspection, TensorGroup};
 pub use llm::{Llm, LoadReport};
 pub use memory::MemoryPlan;
 pub use model::{Model, ModelRef, ModelText};
-pub use options::{BackendChoice, Options, SamplingOverrides};
+pub use options::{BackendChoice, Options, Require, SamplingOverrides};
 pub use packed::{PackedReport, StoredPack, packed_folder};
 pub use prompt::{Chat, Conversation};
 pub use shape::Shape;
 
 pub use pelton_backend::{KvType, PAGE_LEN, Placement};
 pub use pelton_cpu::Ceilings;
-pub use pelton_engine::{CancelGuard, Event, EventSink, FinishReason, Finished, Request, RequestHandle, Timing};
+pub use pelton_engine::{
+    CancelGuard, DiskStats, Embedded, EngineStats, Event, EventSink, FinishReason, Finished, MAX_CHOICES,
+    MAX_TOP_LOGPROBS, Miss, MissCause, Pooling, Request, RequestHandle, SubmitError, Task, Timing,
+};
 pub use pelton_formats::{GenerationDefaults, ModelConfig};
 pub use pelton_model::LoadProgress;
 pub use pelton_quant::DType;
-pub use pelton_sample::SamplingParams;
+pub use pelton_sample::{Grammar, GrammarCompiler, GrammarError, GrammarSpec, SamplingParams};
 pub use pelton_store::{
     ModelSpec, Progress, ProgressState, Pulled, Removed, Store, StoreError, StoreOptions, StoredModel,
 };
-pub use pelton_text::{Special, StreamDecoder, Tokenizer};
+pub use pelton_text::{AnswerParser, Part, Special, StreamDecoder, Thinking, Tokenizer, ToolFormat, ToolGrammar};

@@ -5,13 +5,20 @@ use std::time::{Duration, Instant};
 
 use pelton_backend::{Backend, Placement, Reference};
 use pelton_cpu::Cpu;
-use pelton_engine::{CancelGuard, Engine, EngineHandle, EngineLimits, EventSink, Request, RequestHandle};
+use pelton_engine::{
+    CancelGuard, DiskOptions, Embedded, Engine, EngineHandle, EngineLimits, EngineStats, Event, EventSink, Finished,
+    Pooling, Request, RequestHandle, SubmitError,
+};
 use pelton_formats::ModelConfig;
 use pelton_model::LoadProgress;
+use pelton_sample::{Grammar, GrammarSpec};
 use pelton_text::Tokenizer;
 
+use crate::available::total_memory;
+use crate::cache_line::cache_line;
+use crate::grammars::Grammars;
 use crate::memory::MemoryNeeds;
-use crate::packed::{Pack, PackedReport};
+use crate::packed::{Pack, PackedReport, identity_of};
 use crate::{BackendChoice, Error, MemoryPlan, Model, Options, available_memory};
 
 /// What loading decided: shown to the user, never silent.
@@ -87,6 +94,7 @@ pub struct Llm {
     report: LoadReport,
     config: ModelConfig,
     tokenizer: Option<Arc<Tokenizer>>,
+    grammars: Grammars,
 }
 
 impl Llm {
@@ -150,8 +158,13 @@ impl Llm {
         };
         let eos = model.text().map_or_else(|_| model.files.generation.eos.clone(), |text| text.eos_ids());
         let placements = decoder.placements().to_vec();
-        let engine = Engine::new(backend, decoder, model.tokenizer.clone(), eos, limits)?;
-        let (packed, notes) = pack.into_report();
+        let grammars = Grammars::new(model.tokenizer.clone(), eos.clone());
+        let mut engine = Engine::new(backend, decoder, model.tokenizer.clone(), eos, limits)?;
+        let (packed, mut notes) = pack.into_report();
+        if options.steady_streams {
+            engine.keep_streams_steady();
+        }
+        notes.extend(keep_pages(&mut engine, model, options)?);
         let report = LoadReport {
             packed,
             notes,
@@ -162,8 +175,9 @@ impl Llm {
             memory,
             load_time: start.elapsed(),
         };
-        let engine = EngineHandle::spawn(engine).map_err(|e| Error::Failure(format!("cannot start a thread: {e}")))?;
-        Ok(Llm { engine, report, config: config.clone(), tokenizer: model.tokenizer.clone() })
+        let engine = EngineHandle::spawn_governed(engine, Box::new(memory_is_short))
+            .map_err(|e| Error::Failure(format!("cannot start a thread: {e}")))?;
+        Ok(Llm { engine, report, config: config.clone(), tokenizer: model.tokenizer.clone(), grammars })
     }
 
     /// What loading decided.
@@ -181,10 +195,10 @@ impl Llm {
         self.tokenizer.as_ref()
     }
 
-    /// Queues a request. A refusal arrives as its only event.
+    /// Queues a request.
     ///
     /// # Errors
-    /// Where the engine has stopped.
+    /// [`Error::Submit`] says at once what is wrong with it, that the queue is full, or that the engine has stopped.
     pub fn submit(&self, request: Request) -> Result<RequestHandle, Error> {
         Ok(self.engine.submit(request)?)
     }
@@ -192,16 +206,82 @@ impl Llm {
     /// Queues a request whose events go to `sink`, which is called on the engine's thread and must not wait.
     ///
     /// # Errors
-    /// Where the engine has stopped.
+    /// As [`Llm::submit`].
     pub fn submit_to(&self, request: Request, sink: EventSink) -> Result<CancelGuard, Error> {
         Ok(self.engine.submit_to(request, sink)?)
     }
+
+    /// The engine's queues, pages and counts as of its last step. Never waits.
+    pub fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+
+    /// Compiles a grammar for this model. It may take milliseconds, for a large schema a second or two: not a call
+    /// for the thread of an event loop. The last ones are kept, so asking again is cheap.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] says what is wrong with it, or which limit it meets.
+    pub fn grammar(&self, spec: &GrammarSpec) -> Result<Grammar, Error> {
+        self.grammars.compile(spec)
+    }
+
+    /// The vectors of many prompts, in their order; waits for all of them.
+    ///
+    /// # Errors
+    /// The first prompt that cannot be taken, or a failure of the engine.
+    pub fn embed(&self, prompts: Vec<Vec<u32>>, pooling: Pooling) -> Result<Vec<Embedded>, Error> {
+        let submit = |prompt| self.submit(Request::embed(prompt, pooling));
+        let handles = prompts.into_iter().map(submit).collect::<Result<Vec<_>, _>>()?;
+        let vector = |handle: &RequestHandle| match handle.next_event() {
+            Some(Event::Embedded(embedded)) => Ok(embedded),
+            Some(Event::Refused(refused)) => Err(refused.into()),
+            Some(Event::Failed(message)) => Err(Error::Failure(message)),
+            _ => Err(SubmitError::Stopped.into()),
+        };
+        handles.iter().map(vector).collect()
+    }
+
+    /// Why not more of a prompt came from the prefix cache, for people: with the texts around the place where the
+    /// two part. `None` where nothing was missed, or `finished` is not the first answer.
+    pub fn cache_line(&self, finished: &Finished) -> Option<String> {
+        let miss = finished.miss.as_ref()?;
+        Some(cache_line(&finished.timing, miss, self.tokenizer.as_deref()))
+    }
+}
+
+/// Less than this share of memory free, and no more sequences are let in.
+const SHORT_SHARE: u64 = 50;
+
+/// Whether the machine (or the group that the process runs in) is running out of memory.
+fn memory_is_short() -> bool {
+    available_memory().is_some_and(|free| free < total_memory().unwrap_or(0) / SHORT_SHARE)
+}
+
+/// Keeps prefix pages on disk where the options say so. A folder that cannot be used is a note; a model whose pages
+/// cannot be named is, too.
+fn keep_pages<B: Backend>(engine: &mut Engine<B>, model: &Model, options: &Options) -> Result<Option<String>, Error> {
+    let Some(folder) = &options.prefix_cache_dir else { return Ok(None) };
+    let identity = match identity_of(model) {
+        Ok(identity) => identity,
+        Err(e) => return Ok(Some(format!("prefix pages are not kept on disk: {e}"))),
+    };
+    // Backends compute different bits.
+    let identity = format!("{identity}\n{:?}", options.backend);
+    let disk = DiskOptions { folder: folder.clone(), max_bytes: options.prefix_cache_bytes, identity };
+    engine.keep_pages(&disk)?;
+    let found = engine.disk_stats().filter(|disk| disk.pages > 0);
+    Ok(found.map(|disk| format!("prefix pages on disk: {} ({:.1} MiB)", disk.pages, disk.bytes as f64 / 1048576.0)))
 }
 
 /// What has to fit, judged by the files alone.
 pub(crate) fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNeeds, Error> {
     let c = &model.files.config;
-    if let Some(context) = options.context {
+    if let (Some(context), Some(required)) = (options.context, options.require.context)
+        && required > context
+    {
+        return Err(Error::Usage(format!("--require ctx={required}: --context {context} is less")));
+    }
+    if let Some(context) = options.context.max(options.require.context) {
         // A token of a prompt and a token of an answer.
         if context < 2 || context > c.max_context {
             let most = c.max_context;
@@ -222,6 +302,9 @@ pub(crate) fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNee
         row_bytes: row.saturating_mul(4),
         logit_row_bytes: logit_row.saturating_mul(4),
         batch_rows: options.batch_rows,
+        kv_type: options.kv_type,
+        require: options.require,
+        limit: options.memory,
         context: options.context,
         default_context: c.max_context.min(Options::DEFAULT_CONTEXT),
         max_seqs: options.max_seqs,

@@ -1,11 +1,12 @@
 //! What fits: weights, KV pages and activations against the memory that is free.
 //!
 //! Invariant: what a caller asked for in so many words (a context) is granted whole or refused with numbers; what
-//! is only an upper bound (a default context, the sequences at once) shrinks, and the plan says from what.
+//! is only an upper bound (a default context, the sequences at once) shrinks, and the plan says from what. Bytes are
+//! those that will be allocated: the packed weights' own sizes, whole pages, the activations' rows.
 
-use pelton_backend::PAGE_LEN;
+use pelton_backend::{KvType, PAGE_LEN};
 
-use crate::Error;
+use crate::{Error, Require};
 
 /// The shortest share of the pool that a sequence is worth running with, and the shortest default context.
 const LEAST_PAGES: usize = 8;
@@ -31,6 +32,56 @@ pub struct MemoryPlan {
     pub kv_bytes: usize,
     /// Bytes of activations.
     pub activation_bytes: usize,
+    /// Bytes that all of these may take together; `None` where the system does not say what is free and no limit was
+    /// given.
+    pub budget_bytes: Option<usize>,
+    /// Bytes of keys and values of one token.
+    pub kv_bytes_per_token: usize,
+    /// How keys and values are stored.
+    pub kv_type: KvType,
+}
+
+impl MemoryPlan {
+    /// All that is planned, in bytes.
+    pub fn total_bytes(&self) -> usize {
+        self.weight_bytes.saturating_add(self.activation_bytes).saturating_add(self.kv_bytes)
+    }
+
+    /// The plan for people, a line for each part.
+    pub fn lines(&self) -> Vec<String> {
+        let total = self.total_bytes();
+        let budget = match self.budget_bytes {
+            Some(budget) => format!("{} of {} that may be used", amount(total), amount(budget)),
+            None => format!("{} (what is free is not known)", amount(total)),
+        };
+        let (seqs, tokens) = (self.max_seqs, self.n_pages.saturating_mul(PAGE_LEN));
+        vec![
+            format!("memory       {budget}"),
+            format!("weights      {}", amount(self.weight_bytes)),
+            format!("activations  {}", amount(self.activation_bytes)),
+            format!(
+                "KV pages     {}: {} pages of {PAGE_LEN} tokens, {} bytes a token ({}), prefix cache among them",
+                amount(self.kv_bytes),
+                self.n_pages,
+                self.kv_bytes_per_token,
+                self.kv_type.name(),
+            ),
+            format!(
+                "sequences    {seqs} at once, {} of them at the full context of {} ({tokens} tokens in all)",
+                self.full_sequences.min(seqs),
+                self.context,
+            ),
+        ]
+    }
+}
+
+/// Bytes for people, and exactly.
+fn amount(bytes: usize) -> String {
+    format!("{:.1} MiB ({bytes} bytes)", mib(bytes))
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
 }
 
 /// What a plan has to hold.
@@ -49,6 +100,11 @@ pub(crate) struct MemoryNeeds {
     /// Used where the caller asked for nothing.
     pub(crate) default_context: usize,
     pub(crate) max_seqs: usize,
+    pub(crate) kv_type: KvType,
+    /// What must be granted, or the model is not run.
+    pub(crate) require: Require,
+    /// Bytes that may be used, where fewer than are free.
+    pub(crate) limit: Option<u64>,
 }
 
 impl MemoryNeeds {
@@ -73,7 +129,17 @@ impl MemoryPlan {
     /// more sequences run at once than have their activations and a few pages each.
     pub(crate) fn new(needs: MemoryNeeds, free: Option<u64>) -> Result<MemoryPlan, Error> {
         // A tenth stays free for the rest of the process and the rest of the machine.
-        let budget = free.map_or(usize::MAX, |f| usize::try_from(f / 10 * 9).unwrap_or(usize::MAX));
+        let budget_bytes = match (free.map(|free| free / 10 * 9), needs.limit) {
+            (Some(free), Some(limit)) => Some(free.min(limit)),
+            (free, limit) => free.or(limit),
+        };
+        let budget_bytes = budget_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        let budget = budget_bytes.unwrap_or(usize::MAX);
+        let needs = MemoryNeeds {
+            context: needs.context.max(needs.require.context),
+            max_seqs: needs.max_seqs.max(needs.require.seqs.unwrap_or(1)),
+            ..needs
+        };
         let page_bytes = needs.page_bytes();
         let affordable = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / page_bytes;
         let wanted_context = needs.context.unwrap_or(needs.default_context).max(1);
@@ -91,13 +157,22 @@ impl MemoryPlan {
         let countable = u32::MAX as usize;
         let max_seqs = largest(wanted_seqs.min(countable / pages_per_sequence).max(1), fits);
         let n_pages = pages_per_sequence.saturating_mul(max_seqs).min(affordable(max_seqs));
+        let full_sequences = n_pages / pages_per_sequence;
+        if let Some(required) = needs.require.seqs
+            && full_sequences.min(max_seqs) < required
+        {
+            return Err(too_many(&needs, budget, context, required));
+        }
         Ok(MemoryPlan {
+            budget_bytes,
+            kv_bytes_per_token: needs.kv_bytes_per_token,
+            kv_type: needs.kv_type,
             context,
             wanted_context,
             max_seqs,
             wanted_seqs,
             n_pages,
-            full_sequences: n_pages / pages_per_sequence,
+            full_sequences,
             weight_bytes: needs.weight_bytes,
             kv_bytes: n_pages.saturating_mul(page_bytes),
             activation_bytes: needs.activation_bytes(max_seqs),
@@ -118,8 +193,30 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
     fitting
 }
 
+/// Refuses a number of full sequences, with the numbers and what would fit.
+fn too_many(needs: &MemoryNeeds, budget: usize, context: usize, required: usize) -> Error {
+    let affordable = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / needs.page_bytes();
+    let pages = |context: usize, seqs: usize| context.div_ceil(PAGE_LEN).saturating_mul(seqs);
+    let kv = pages(context, required).saturating_mul(needs.page_bytes());
+    let fewer = largest(required, |seqs| affordable(seqs) >= pages(context, seqs));
+    let shorter = affordable(required) / required * PAGE_LEN;
+    let advice = match shorter {
+        0 => format!("--require ctx={context},seqs={fewer} fits"),
+        shorter => format!("--require ctx={context},seqs={fewer} fits, and so does ctx={shorter},seqs={required}"),
+    };
+    Error::Usage(format!(
+        "{required} sequences of {context} tokens do not fit: weights {:.0} MiB + activations {:.0} MiB + KV {:.0} MiB \
+         ({}) = {:.0} MiB, of {:.0} MiB that may be used; {advice}",
+        mib(needs.weight_bytes),
+        mib(needs.activation_bytes(required)),
+        mib(kv),
+        needs.kv_type.name(),
+        mib(needs.fixed_bytes(required).saturating_add(kv)),
+        mib(budget),
+    ))
+}
+
 fn shortfall(needs: &MemoryNeeds, budget: usize, affordable_pages: usize, wanted: usize) -> Error {
-    let mib = |bytes: usize| bytes as f64 / (1 << 20) as f64;
     let kv = wanted.div_ceil(PAGE_LEN).saturating_mul(needs.page_bytes());
     let advice = match affordable_pages.saturating_mul(PAGE_LEN) {
         0 => "choose a smaller model or a smaller quantization".to_string(),
@@ -150,6 +247,9 @@ mod tests {
         context: None,
         default_context: 1024,
         max_seqs: 4,
+        kv_type: KvType::Bf16,
+        require: Require { context: None, seqs: None },
+        limit: None,
     };
     /// Weights, and activations of 4 sequences.
     const FIXED: u64 = 1000 + 400 + 100;
@@ -204,6 +304,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_required_is_granted_or_refused_with_what_fits() {
+        let require = |context, seqs| MemoryNeeds { require: Require { context, seqs }, max_seqs: 1, ..NEEDS };
+        // Two sequences of 1024 tokens: 64 pages of 320 bytes, two rows of logits.
+        let enough = usable(1000 + 400 + 50 + 64 * 320);
+        let plan = MemoryPlan::new(require(Some(1024), Some(2)), enough).unwrap();
+        assert_eq!((plan.context, plan.max_seqs, plan.full_sequences), (1024, 2, 2));
+        assert!(plan.total_bytes() <= plan.budget_bytes.unwrap(), "{plan:?}");
+        let error = MemoryPlan::new(require(Some(1024), Some(4)), enough).unwrap_err().to_string();
+        assert!(error.contains("4 sequences of 1024") && error.contains("ctx=1024,seqs=2 fits"), "{error}");
+        let shorter: usize = error.split("ctx=").nth(2).unwrap().split(',').next().unwrap().parse().unwrap();
+        assert!(MemoryPlan::new(require(Some(shorter), Some(4)), enough).is_ok(), "{error}");
+        let error = MemoryPlan::new(require(Some(4096), None), enough).unwrap_err().to_string();
+        assert!(error.contains("4096 tokens does not fit"), "{error}");
+        assert!(MemoryPlan::new(require(None, Some(usize::MAX)), enough).is_err());
+    }
+
+    #[test]
+    fn a_limit_is_kept_where_more_is_free() {
+        let needs = MemoryNeeds { limit: Some(FIXED + 40 * 320), ..NEEDS };
+        for free in [None, Some(1 << 40)] {
+            let plan = MemoryPlan::new(needs, free).unwrap();
+            assert!(plan.total_bytes() as u64 <= FIXED + 40 * 320, "{plan:?}");
+            assert_eq!(plan.budget_bytes, Some((FIXED + 40 * 320) as usize));
+            assert!(plan.lines().join("\n").contains("10 bytes a token (bf16)"), "{:?}", plan.lines());
+        }
+    }
+
+    #[test]
     fn absurd_numbers_neither_panic_nor_pass() {
         const MAX: usize = usize::MAX;
         let zero = MemoryNeeds {
@@ -215,6 +343,7 @@ mod tests {
             context: None,
             default_context: 0,
             max_seqs: 0,
+            ..NEEDS
         };
         let plan = MemoryPlan::new(zero, Some(1 << 30)).unwrap();
         assert_eq!((plan.context, plan.max_seqs, plan.n_pages), (1, 1, 1));

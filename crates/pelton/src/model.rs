@@ -139,11 +139,14 @@ impl ModelText {
     /// # Errors
     /// Where the template does not parse.
     pub fn template(&self, with_tools: bool) -> Result<Option<ChatTemplate>, Error> {
-        let Some(source) = self.templates.as_ref().and_then(|t| ChatTemplate::pick(t, with_tools)) else {
-            return Ok(None);
-        };
+        let Some(source) = self.template_source(with_tools) else { return Ok(None) };
         let tokens = TemplateTokens::of(&self.tokenizer);
         ChatTemplate::new(&source, tokens).map(Some).map_err(Error::text(&self.name))
+    }
+
+    /// The source of [`ModelText::template`].
+    pub fn template_source(&self, with_tools: bool) -> Option<String> {
+        self.templates.as_ref().and_then(|t| ChatTemplate::pick(t, with_tools))
     }
 
     /// Ids that end an answer: the files' list and the tokenizer's own.

@@ -19,6 +19,41 @@ pub enum BackendChoice {
     Reference,
 }
 
+/// What must be granted in full: everything else may shrink to what memory allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Require {
+    /// A context of so many tokens.
+    pub context: Option<usize>,
+    /// So many sequences at once, each as long as the context.
+    pub seqs: Option<usize>,
+}
+
+impl Require {
+    /// Reads `ctx=TOKENS,seqs=NUMBER`, either or both.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] names what cannot be read.
+    pub fn parse(text: &str) -> Result<Require, Error> {
+        let mut require = Require::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let number = value.trim().parse::<usize>().ok().filter(|&n| n > 0 && n <= u32::MAX as usize);
+            let (slot, Some(number)) = (
+                match name.trim() {
+                    "ctx" | "context" => &mut require.context,
+                    "seqs" => &mut require.seqs,
+                    _ => return Err(Error::Usage(format!("--require {part}: expected ctx=TOKENS or seqs=NUMBER"))),
+                },
+                number,
+            ) else {
+                return Err(Error::Usage(format!("--require {part}: expected a whole number of at least 1")));
+            };
+            *slot = Some(number);
+        }
+        Ok(require)
+    }
+}
+
 /// How to load and run a model. `Default` is what a person at a keyboard wants: one sequence, the machine's cores.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,12 +71,24 @@ pub struct Options {
     pub max_seqs: usize,
     /// Rows of one step: how many prompt tokens are computed together. At least [`Options::max_seqs`] are.
     pub batch_rows: usize,
-    /// Requests that may wait.
+    /// Answers that may wait; beyond that requests are refused
+    /// ([`SubmitError::QueueFull`](crate::SubmitError::QueueFull)).
     pub max_waiting: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
+    /// Cut long prompts so that running streams hardly feel them: for those who serve people. Prompts themselves then
+    /// take longer while others stream.
+    pub steady_streams: bool,
     /// Keep pages of finished sequences for prompts that begin alike.
     pub prefix_cache: bool,
+    /// A folder where these pages are kept, too, for the next start.
+    pub prefix_cache_dir: Option<PathBuf>,
+    /// Bytes that it may hold.
+    pub prefix_cache_bytes: u64,
+    /// Bytes that weights, KV pages and activations may take together; `None` is what is free.
+    pub memory: Option<u64>,
+    /// What must be granted, or the model is not run.
+    pub require: Require,
     /// A folder where packed weights are kept, to be mapped by the next start; `None` packs anew each time.
     pub cache_packed: Option<PathBuf>,
 }
@@ -49,6 +96,9 @@ pub struct Options {
 impl Options {
     /// The context where neither the caller nor the model asks for less.
     pub const DEFAULT_CONTEXT: usize = 16_384;
+
+    /// What a folder of prefix pages may hold where the caller does not say.
+    pub const DEFAULT_PREFIX_CACHE_BYTES: u64 = 4 << 30;
 
     /// The part that the CPU backend sees.
     pub(crate) fn cpu(&self) -> CpuOptions {
@@ -83,7 +133,12 @@ impl Default for Options {
             batch_rows: 512,
             max_waiting: 1 << 20,
             kv_type: KvType::Bf16,
+            steady_streams: false,
             prefix_cache: true,
+            prefix_cache_dir: None,
+            prefix_cache_bytes: Options::DEFAULT_PREFIX_CACHE_BYTES,
+            memory: None,
+            require: Require::default(),
             cache_packed: None,
         }
     }
@@ -139,6 +194,17 @@ impl SamplingOverrides {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requirements_are_read_or_refused_by_name() {
+        let both = Require { context: Some(32768), seqs: Some(8) };
+        assert_eq!(Require::parse("ctx=32768,seqs=8").unwrap(), both);
+        assert_eq!(Require::parse(" seqs=8 , context=32768 ").unwrap(), both);
+        assert_eq!(Require::parse("").unwrap(), Require::default());
+        for bad in ["ctx", "ctx=", "ctx=0", "ctx=-1", "gpu=1", "seqs=many", "ctx=99999999999999999999"] {
+            assert!(Require::parse(bad).unwrap_err().to_string().contains(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn callers_come_before_files_and_files_before_defaults() {

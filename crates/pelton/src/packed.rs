@@ -211,6 +211,17 @@ impl Pack {
     }
 }
 
+/// What names a model's weights, for things that were computed from them: the state of its files, or the content of a
+/// model without.
+pub(crate) fn identity_of(model: &Model) -> Result<String, String> {
+    if let Some((_, source)) = source_of(model)? {
+        return Ok(source);
+    }
+    let sums: Vec<u8> = model.files.tensors.iter().flat_map(|t| checksum(t.data()).to_le_bytes()).collect();
+    let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
+    Ok(format!("pelton {version} {arch}\n{} {:016x}", model.name, checksum(&sums)))
+}
+
 /// A name for the model's packed file, and the state that its files are in. `None` for a model without files.
 ///
 /// Equal states mean equal files: the size, the inode and both times of a file change with every write to it (the

@@ -95,12 +95,25 @@ impl Chat {
     /// # Errors
     /// Where the template refuses the conversation.
     pub fn ids(&self, messages: &Value, tools: Option<&Value>) -> Result<Vec<u32>, Error> {
+        let (messages, tools) = (messages.clone(), tools.cloned());
+        Ok(self.encode(&Conversation { messages, tools, ..Conversation::default() })?.0)
+    }
+
+    /// The ids of a conversation, and its rendered text.
+    ///
+    /// # Errors
+    /// Where the template refuses the conversation.
+    pub fn encode(&self, conversation: &Conversation) -> Result<(Vec<u32>, String), Error> {
         let tokenizer = &self.text.tokenizer;
         let specials: Vec<&str> = tokenizer.special_tokens().into_iter().map(|(_, text)| text).collect();
-        let messages = mark(messages, &specials);
-        let tools = tools.map(|t| mark(t, &specials));
-        let rendered = self.render(&Conversation { messages, tools, ..Conversation::default() })?;
-        Ok(encode_marked(tokenizer, &rendered, &specials))
+        let extra = conversation.extra.iter().map(|(k, v)| (k.clone(), mark(v, &specials))).collect();
+        let rendered = self.render(&Conversation {
+            messages: mark(&conversation.messages, &specials),
+            tools: conversation.tools.as_ref().map(|t| mark(t, &specials)),
+            add_generation_prompt: conversation.add_generation_prompt,
+            extra,
+        })?;
+        Ok((encode_marked(tokenizer, &rendered, &specials), unmark(&rendered, &specials)))
     }
 
     /// The ids of one user message, with the model's own system message.
@@ -135,6 +148,15 @@ fn mark_text(text: &str, specials: &[&str]) -> String {
         }
     }
     out
+}
+
+/// The text that was marked.
+fn unmark(rendered: &str, specials: &[&str]) -> String {
+    let part = |(i, part): (usize, &str)| {
+        let spelled = part.parse::<usize>().ok().and_then(|n| specials.get(n)).filter(|_| i % 2 == 1);
+        spelled.map_or_else(|| part.to_string(), |special| special.to_string())
+    };
+    rendered.split(MARK).enumerate().map(part).collect()
 }
 
 /// Encodes rendered text; marked special tokens become the ids of their plain text.

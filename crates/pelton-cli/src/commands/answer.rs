@@ -66,6 +66,8 @@ pub(crate) fn stream(
                 emit(&finished.text)?;
                 return Ok(Some(finished));
             }
+            Ok(Event::Refused(refused)) => anyhow::bail!("{refused}"),
+            Ok(Event::Embedded(_)) => anyhow::bail!("a vector came where an answer was expected"),
             Ok(Event::Failed(message)) => anyhow::bail!("{message}"),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
@@ -78,7 +80,7 @@ pub(crate) fn stream(
 /// The performance line, with the reason where the answer was cut off.
 pub(crate) fn figures(finished: &Finished) -> String {
     match finished.reason {
-        reason @ (FinishReason::Context | FinishReason::MaxTokens) => format!("{} ended by: {reason}", finished.timing),
+        reason @ (FinishReason::Context | FinishReason::MaxTokens | FinishReason::Deadline) => format!("{} ended by: {reason}", finished.timing),
         _ => finished.timing.to_string(),
     }
 }
@@ -90,6 +92,8 @@ pub(crate) fn reason_word(reason: FinishReason) -> &'static str {
         FinishReason::Stop(_) => "stop_string",
         FinishReason::MaxTokens => "max_tokens",
         FinishReason::Context => "context_full",
+        FinishReason::Grammar => "grammar_complete",
+        FinishReason::Deadline => "time_limit",
         FinishReason::Cancelled => "cancelled",
     }
 }
@@ -101,6 +105,7 @@ pub(crate) fn timing_json(finished: &Finished) -> Value {
         "prompt_tokens": t.prompt_tokens,
         "cached_tokens": t.cached_tokens,
         "tokens": t.tokens,
+        "queue_ms": t.queue.as_secs_f64() * 1e3,
         "first_token_ms": t.first_token.as_secs_f64() * 1e3,
         "total_ms": t.total.as_secs_f64() * 1e3,
         "tokens_per_s": t.tokens_per_s(),

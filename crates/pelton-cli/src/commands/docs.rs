@@ -208,9 +208,17 @@ impl Writer for EngineWriter<'_> {
                     reply.truncated = matches!(finished.reason, FinishReason::MaxTokens | FinishReason::Context);
                     done(index, Ok(reply));
                 }
+                Event::Refused(refused) => {
+                    running.remove(&index);
+                    done(index, Err(refused.to_string()));
+                }
                 Event::Failed(message) => {
                     running.remove(&index);
                     done(index, Err(message));
+                }
+                Event::Embedded(_) => {
+                    running.remove(&index);
+                    done(index, Err("a vector came where an answer was expected".into()));
                 }
             }
         }

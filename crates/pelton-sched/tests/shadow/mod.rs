@@ -73,15 +73,30 @@ pub(crate) struct Shadow {
     plan: Option<Plan>,
     cancelled_in_flight: BTreeSet<SeqId>,
     next_id: u64,
+    /// Tenants that sequences are drawn from; with one, order is strict.
+    n_tenants: usize,
+    max_prefill: usize,
+    /// Sequences that have said something since they last lost their pages: their next row decodes.
+    decoding: BTreeSet<SeqId>,
+    /// Pages reported as indexed, and those that came from elsewhere.
+    pub(crate) indexed: u64,
+    pub(crate) imported: u64,
     pub(crate) finished: u64,
     pub(crate) copied: u64,
     pub(crate) operations: u64,
 }
 
 impl Shadow {
-    pub(crate) fn new(limits: Limits, vocabulary: u32) -> Self {
+    pub(crate) fn new(limits: Limits, vocabulary: u32, n_tenants: usize) -> Self {
+        let mut sched = Scheduler::new(limits.clone()).expect("limits are valid");
+        sched.report_indexed();
         Self {
-            sched: Scheduler::new(limits.clone()).expect("limits are valid"),
+            sched,
+            n_tenants,
+            max_prefill: usize::MAX,
+            decoding: BTreeSet::new(),
+            indexed: 0,
+            imported: 0,
             kv: vec![vec![None; limits.page_len]; limits.n_pages],
             limits,
             vocabulary,
@@ -101,7 +116,10 @@ impl Shadow {
             0..=24 => self.add(random),
             25..=30 => self.cancel(random),
             31..=38 => self.fork(random),
-            39..=55 => self.draft(random),
+            39..=52 => self.draft(random),
+            53..=54 => self.import(random),
+            55 if random.chance(50) => self.sched.set_max_running(random.below(self.limits.max_seqs + 2)),
+            55 => self.set_max_prefill(random),
             _ => self.step(random),
         }
         self.sched.check_integrity();
@@ -138,6 +156,8 @@ impl Shadow {
             priority: random.below(3) as i32 - 1,
             max_new_tokens: max_new,
             cache_salt: u64::from(random.chance(20)),
+            tenant: random.below(self.n_tenants) as u64,
+            use_cache: random.chance(90),
         };
         // Mostly short ones: they are admitted easily, grow together and run out of pages.
         let longest = if random.chance(75) { self.limits.page_len + 1 } else { self.limits.effective_context() + 1 };
@@ -212,6 +232,53 @@ impl Shadow {
         }
     }
 
+    fn set_max_prefill(&mut self, random: &mut Random) {
+        self.max_prefill = if random.chance(50) { usize::MAX } else { random.below(6) };
+        self.sched.set_max_prefill(self.max_prefill);
+    }
+
+    /// A page from elsewhere: the first that the index lacks of some sequence's tokens.
+    fn import(&mut self, random: &mut Random) {
+        let Some(id) = self.any_known(random) else { return };
+        if self.plan.is_some() {
+            return;
+        }
+        let (known, page_len) = (&self.known[&id], self.limits.page_len);
+        let salt = known.options.cache_salt;
+        let n_indexed = self.sched.n_indexed(salt, &known.tokens);
+        let end = (n_indexed + 1) * page_len;
+        if end > known.tokens.len() {
+            return;
+        }
+        let tokens = &known.tokens[..end];
+        assert!(n_indexed == 0 || self.sched.import_page(salt, &tokens[..n_indexed * page_len]).is_none(), "twice");
+        let Some(page) = self.sched.import_page(salt, tokens) else { return };
+        assert!(self.sched.is_indexed(page));
+        let history = known.history[end - page_len..end].iter().map(|&hash| Some(hash));
+        self.kv[page as usize] = history.collect();
+        self.imported += 1;
+    }
+
+    /// What was reported as indexed holds what its tokens say, as long as it is not given out again.
+    fn check_indexed(&mut self) {
+        for new in self.sched.take_indexed() {
+            assert_eq!(new.tokens.len(), self.limits.page_len);
+            assert!(self.sched.is_indexed(new.page), "page {} was reported, but is not indexed", new.page);
+            let mut hash = match new.parent {
+                None => mix(0, new.salt),
+                Some(parent) => {
+                    assert!(self.sched.is_indexed(parent), "page {}: its parent is not indexed", new.page);
+                    self.kv[parent as usize][self.limits.page_len - 1].expect("a full page")
+                }
+            };
+            for (slot, &token) in new.tokens.iter().enumerate() {
+                hash = mix(hash, u64::from(token));
+                assert_eq!(self.kv[new.page as usize][slot], Some(hash), "page {} holds something else", new.page);
+            }
+            self.indexed += 1;
+        }
+    }
+
     /// Drafts that are right, then wrong at a random place.
     fn draft(&mut self, random: &mut Random) {
         let Some(id) = self.any_known(random) else { return };
@@ -235,15 +302,18 @@ impl Shadow {
         let plan = self.sched.plan();
         assert!(running == 0 || !plan.is_empty(), "sequences run and the plan is empty");
         assert!(plan.n_tokens() <= self.limits.max_batch_rows, "over budget");
+        let decodes = plan.rows.first().is_some_and(|row| self.decoding.contains(&row.seq));
+        self.check_prefill(&plan, decodes);
         let running_now = self.sched.stats().running;
         if !plan.preempted.is_empty() {
             assert_eq!(running_now, running - plan.preempted.len(), "one was driven out and another let in");
         }
-        let has_budget = plan.n_tokens() < self.limits.max_batch_rows;
-        if has_budget && plan.rows.len() < running_now && !self.limits.prefix_cache {
+        let has_budget = plan.n_tokens() < self.limits.max_batch_rows && self.max_prefill == usize::MAX;
+        if has_budget && plan.rows.len() < running_now && !self.limits.prefix_cache && self.n_tenants == 1 {
             assert!(running_now <= running, "one that runs found no page, and another was let in");
         }
         self.check_order(&plan);
+        self.decoding.retain(|id| !plan.preempted.contains(id));
         self.run(&plan);
         for row in &plan.rows {
             self.check_row(row);
@@ -253,20 +323,28 @@ impl Shadow {
         }
     }
 
-    /// First come first served: who runs for the first time came before all of its priority that still wait
-    /// for theirs.
+    /// Beside rows that decode, no more of prompts than is allowed. (The last token of a prompt alone looks like such a
+    /// row, so only rows of several tokens are counted.)
+    fn check_prefill(&self, plan: &Plan, decodes: bool) {
+        let rows = plan.rows.iter().filter(|row| row.tokens.len() - row.n_drafts > 1);
+        let n_prefill: usize = rows.map(|row| row.tokens.len()).sum();
+        assert!(!decodes || n_prefill <= self.max_prefill, "{n_prefill} tokens of prompts hold up streams");
+    }
+
+    /// First come first served: who runs for the first time came before all of its tenant and priority that still
+    /// wait for theirs.
     fn check_order(&mut self, plan: &Plan) {
         let mut first_runs = Vec::new();
         for row in &plan.rows {
             let known = self.known.get_mut(&row.seq).expect("only known sequences are planned");
             if !known.has_run {
                 known.has_run = true;
-                first_runs.push((known.options.priority, row.seq));
+                first_runs.push(((known.options.tenant, known.options.priority), row.seq));
             }
         }
-        for (priority, id) in first_runs {
-            let overtaken =
-                self.known.range(..id).find(|(_, other)| other.options.priority == priority && !other.has_run);
+        for (class, id) in first_runs {
+            let class_of = |other: &Known| (other.options.tenant, other.options.priority);
+            let overtaken = self.known.range(..id).find(|(_, other)| class_of(other) == class && !other.has_run);
             assert!(overtaken.is_none(), "{id} overtook {}", overtaken.expect("some").0);
         }
     }
@@ -281,7 +359,7 @@ impl Shadow {
         let mut written = BTreeSet::new();
         for row in &plan.rows {
             assert!(!row.tokens.is_empty() && row.n_drafts < row.tokens.len());
-            assert_eq!(row.pages.len(), (row.start + row.tokens.len()).div_ceil(page_len), "page table length");
+            assert!(row.pages.len() >= (row.start + row.tokens.len()).div_ceil(page_len), "page table length");
             let known = &self.known[&row.seq];
             let mut hash = match row.start {
                 0 => mix(0, known.options.cache_salt),
@@ -326,6 +404,9 @@ impl Shadow {
             if let Some(reason) = reason {
                 expected.insert(row.seq, reason);
             }
+            if !outcome.new_tokens.is_empty() {
+                self.decoding.insert(row.seq);
+            }
             outcomes.push(outcome);
         }
         self.cancelled_in_flight.clear();
@@ -336,6 +417,7 @@ impl Shadow {
             self.finished += 1;
         }
         assert!(expected.is_empty(), "did not end: {expected:?}");
+        self.check_indexed();
         for (&id, known) in &self.known {
             assert_eq!(self.sched.tokens(id), Some(known.tokens.as_slice()), "{id} has other tokens");
         }

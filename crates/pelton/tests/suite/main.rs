@@ -4,9 +4,12 @@
 mod agreement;
 mod cancel;
 mod chat;
+mod company;
 mod fixtures;
 mod formats;
+mod grammars;
 mod invariance;
 mod memory;
+mod serving;
 mod support;
 mod vocabularies;

@@ -112,7 +112,7 @@ pub(crate) fn collect(handle: &RequestHandle) -> Answer {
     let (mut ids, mut logprobs, mut all_text) = (Vec::new(), Vec::new(), String::new());
     loop {
         match handle.next_event_timeout(PATIENCE).expect("an event in time") {
-            Event::Token { id, logprob, text } => {
+            Event::Token { id, logprob, text, .. } => {
                 ids.push(id);
                 logprobs.push(logprob.to_bits());
                 all_text.push_str(&text);
@@ -122,6 +122,7 @@ pub(crate) fn collect(handle: &RequestHandle) -> Answer {
                 return Answer { ids, logprobs, text: all_text, end };
             }
             Event::Failed(message) => panic!("{message}"),
+            other => panic!("{other:?}"),
         }
     }
 }
