@@ -33,11 +33,14 @@ fn weight(dtype: DType, k: usize, n: usize) -> Weight {
 fn seconds(copies: &[PackedLinear], rows: usize, rounds: usize, pool: &Pool) -> f64 {
     let (k, n) = (copies[0].in_features(), copies[0].out_features());
     let x: Vec<f32> = (0..rows * k).map(|i| (i * 31 % 257) as f32 / 128.0 - 1.0).collect();
-    let (mut out, mut scratch) = (vec![0.0; rows * n], LinearScratch::new());
+    // Rows of an activation begin at a cache line.
+    let (mut out, mut scratch) = (vec![0.0f32; rows * n + 16], LinearScratch::new());
+    let line = out.as_ptr().align_offset(64);
+    let out = &mut out[line..line + rows * n];
     let mut round = || {
         let start = Instant::now();
         for linear in copies {
-            linear.forward(&x, rows, &mut out, &mut scratch, pool);
+            linear.forward(&x, rows, out, &mut scratch, pool);
         }
         start.elapsed().as_secs_f64() / copies.len() as f64
     };

@@ -111,254 +111,71 @@ spin!(spin_bf16, "tdpbf16ps");
 /// Bytes of a whole tile.
 pub(crate) const WHOLE_TILE: usize = 1024;
 
-/// Bytes of 16 rows of 32 activations, and of 8 dwords of 16 output features.
-pub(crate) const HALF_TILE: usize = 512;
+/// Steps of 64 features of [`panel_products`].
+pub(crate) const STEPS: usize = 4;
 
-/// Shapes of half-deep products: 4 tiles of sums, 2 of activations, 2 of weights.
-pub(crate) static HALF_SHAPES: TileShapes =
-    TileShapes::new([(16, 64), (16, 64), (16, 64), (16, 64), (16, 32), (16, 32), (8, 64), (8, 64)]);
-
-/// Shapes of 8 whole tiles.
-pub(crate) static WHOLE_SHAPES: TileShapes = TileShapes::new([(16, 64); 8]);
-
-/// Half-deep products of signed bytes, each with its own sums: for each of `pairs` pairs of units,
-/// `out[u] (16, 16) = a[u] (16 rows, 32 bytes) * b[u] (8 dwords, 16 features)`.
+/// Products of signed bytes: of `n` tiles of rows of 256 features with two panels of 16 output features, each of two
+/// planes. For tile `t`, panel `p` and plane `q`: `out[t][p][q] (16, 16) = a[t] (4 steps, 16, 64) · b[p] (4 steps, q)`.
 ///
 /// # Safety
-/// `a` and `b` point to `2 * pairs` tiles of [`HALF_TILE`] bytes, `out` to as many of 256 writable i32; `pairs` is
-/// not 0; `tiles` are [`HALF_SHAPES`].
+/// `a` points to `n` times 4 whole tiles, each `b[p]` to 4 × 2, `out` to `n` times 4 × 256 writable i32; `n` is not 0;
+/// `tiles` are [`FULL_TILES`].
 #[inline(always)]
-pub(crate) unsafe fn unit_products(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32, pairs: usize) {
-    // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
-    unsafe {
-        asm!(
-            "2:",
-            "tilezero tmm0",
-            "tileloadd tmm4, [{a} + {half}*1]",
-            "tileloadd tmm6, [{b} + {whole}*1]",
-            "tdpbssd tmm0, tmm4, tmm6",
-            "tilezero tmm1",
-            "tileloadd tmm5, [{a} + {half}*1 + 512]",
-            "tileloadd tmm7, [{b} + {whole}*1 + 512]",
-            "tdpbssd tmm1, tmm5, tmm7",
-            "tilestored [{out} + {whole}*1], tmm0",
-            "tilestored [{out} + {whole}*1 + 1024], tmm1",
-            "add {a}, 1024",
-            "add {b}, 1024",
-            "add {out}, 2048",
-            "dec {pairs}",
-            "jnz 2b",
-            a = inout(reg) a => _, b = inout(reg) b => _, out = inout(reg) out => _, pairs = inout(reg) pairs => _,
-            half = in(reg) 32usize, whole = in(reg) 64usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        )
+pub(crate) unsafe fn panel_products(_tiles: &Tiles, a: *const i8, b: [*const i8; 2], out: *mut i32, n: usize) {
+    // One step: a tile of activations for four products. Tile registers 5 to 7 take the weights in turn.
+    macro_rules! step {
+        ($a:literal, $b:literal, $b2:literal) => {
+            concat!(
+                "tileloadd tmm4, [{a} + {row}*1 + ",
+                $a,
+                "]\n",
+                "tileloadd tmm5, [{b0} + {row}*1 + ",
+                $b,
+                "]\n",
+                "tdpbssd tmm0, tmm4, tmm5\n",
+                "tileloadd tmm6, [{b0} + {row}*1 + ",
+                $b2,
+                "]\n",
+                "tdpbssd tmm1, tmm4, tmm6\n",
+                "tileloadd tmm7, [{b1} + {row}*1 + ",
+                $b,
+                "]\n",
+                "tdpbssd tmm2, tmm4, tmm7\n",
+                "tileloadd tmm5, [{b1} + {row}*1 + ",
+                $b2,
+                "]\n",
+                "tdpbssd tmm3, tmm4, tmm5\n",
+            )
+        };
     }
-}
-
-/// As [`unit_products`] for two tiles of rows, `a` and `a2`, with the sums of the second at `out2`.
-///
-/// # Safety
-/// As [`unit_products`], for both.
-#[inline(always)]
-pub(crate) unsafe fn unit_products_2(
-    _tiles: &Tiles,
-    [a, a2]: [*const i8; 2],
-    b: *const i8,
-    [out, out2]: [*mut i32; 2],
-    pairs: usize,
-) {
     // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
     unsafe {
         asm!(
             "2:",
             "tilezero tmm0",
-            "tileloadd tmm6, [{b} + {whole}*1]",
-            "tileloadd tmm4, [{a} + {half}*1]",
-            "tdpbssd tmm0, tmm4, tmm6",
             "tilezero tmm1",
-            "tileloadd tmm5, [{a2} + {half}*1]",
-            "tdpbssd tmm1, tmm5, tmm6",
             "tilezero tmm2",
-            "tileloadd tmm7, [{b} + {whole}*1 + 512]",
-            "tileloadd tmm4, [{a} + {half}*1 + 512]",
-            "tdpbssd tmm2, tmm4, tmm7",
             "tilezero tmm3",
-            "tileloadd tmm5, [{a2} + {half}*1 + 512]",
-            "tdpbssd tmm3, tmm5, tmm7",
-            "tilestored [{out} + {whole}*1], tmm0",
-            "tilestored [{out2} + {whole}*1], tmm1",
-            "tilestored [{out} + {whole}*1 + 1024], tmm2",
-            "tilestored [{out2} + {whole}*1 + 1024], tmm3",
-            "add {a}, 1024",
-            "add {a2}, 1024",
-            "add {b}, 1024",
-            "add {out}, 2048",
-            "add {out2}, 2048",
-            "dec {pairs}",
+            step!("0", "0", "1024"),
+            step!("1024", "2048", "3072"),
+            step!("2048", "4096", "5120"),
+            step!("3072", "6144", "7168"),
+            "tilestored [{out} + {row}*1], tmm0",
+            "tilestored [{out} + {row}*1 + 1024], tmm1",
+            "tilestored [{out} + {row}*1 + 2048], tmm2",
+            "tilestored [{out} + {row}*1 + 3072], tmm3",
+            "add {a}, 4096",
+            "add {out}, 4096",
+            "dec {n}",
             "jnz 2b",
-            a = inout(reg) a => _, a2 = inout(reg) a2 => _, b = inout(reg) b => _,
-            out = inout(reg) out => _, out2 = inout(reg) out2 => _, pairs = inout(reg) pairs => _,
-            half = in(reg) 32usize, whole = in(reg) 64usize,
+            a = inout(reg) a => _, out = inout(reg) out => _, n = inout(reg) n => _,
+            b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) 64usize,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         )
     }
 }
-
-/// Functions that multiply 4 steps of 64 features: a tile of activations for each step times the weights of one or
-/// two planes, into one tile of sums for each tile of rows and plane.
-macro_rules! superblock_products {
-    ($one:ident, $two:ident, two planes, $dot:literal, $doc:literal) => {
-        #[doc = $doc]
-        ///
-        /// `out[plane] (16, 16)` = rows of `a` times plane `plane`, over 4 steps.
-        ///
-        /// # Safety
-        /// `a` points to 4 whole tiles, `b` to 4 × 2, `out` to 2 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
-        #[inline(always)]
-        pub(crate) unsafe fn $one(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32) {
-            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "2:",
-                    "tileloadd tmm4, [{a} + {row}*1]",
-                    "tileloadd tmm6, [{b} + {row}*1]",
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{b} + {row}*1 + 1024]",
-                    concat!($dot, " tmm1, tmm4, tmm7"),
-                    "add {a}, 1024",
-                    "add {b}, 2048",
-                    "dec {steps:e}",
-                    "jnz 2b",
-                    "tilestored [{out} + {row}*1], tmm0",
-                    "tilestored [{out} + {row}*1 + 1024], tmm1",
-                    a = inout(reg) a => _, b = inout(reg) b => _,
-                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                )
-            }
-        }
-
-        #[doc = $doc]
-        ///
-        /// `out[i][plane] (16, 16)` = rows of `a[i]` times plane `plane`, over 4 steps.
-        ///
-        /// # Safety
-        /// `a[i]` points to 4 whole tiles, `b` to 4 × 2, `out` to 4 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
-        #[inline(always)]
-        pub(crate) unsafe fn $two(_tiles: &Tiles, a: [*const i8; 2], b: *const i8, out: *mut i32) {
-            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "2:",
-                    "tileloadd tmm4, [{a0} + {row}*1]",
-                    "tileloadd tmm6, [{b} + {row}*1]",
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{b} + {row}*1 + 1024]",
-                    concat!($dot, " tmm1, tmm4, tmm7"),
-                    "tileloadd tmm5, [{a1} + {row}*1]",
-                    concat!($dot, " tmm2, tmm5, tmm6"),
-                    concat!($dot, " tmm3, tmm5, tmm7"),
-                    "add {a0}, 1024",
-                    "add {a1}, 1024",
-                    "add {b}, 2048",
-                    "dec {steps:e}",
-                    "jnz 2b",
-                    "tilestored [{out} + {row}*1], tmm0",
-                    "tilestored [{out} + {row}*1 + 1024], tmm1",
-                    "tilestored [{out} + {row}*1 + 2048], tmm2",
-                    "tilestored [{out} + {row}*1 + 3072], tmm3",
-                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _, b = inout(reg) b => _,
-                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                )
-            }
-        }
-    };
-    ($one:ident, $two:ident, one plane, $dot:literal, $doc:literal) => {
-        #[doc = $doc]
-        ///
-        /// `out (16, 16)` = rows of `a` times the weights, over 4 steps.
-        ///
-        /// # Safety
-        /// `a` and `b` point to 4 whole tiles, `out` to 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
-        #[inline(always)]
-        pub(crate) unsafe fn $one(_tiles: &Tiles, a: *const i8, b: *const i8, out: *mut i32) {
-            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "2:",
-                    "tileloadd tmm4, [{a} + {row}*1]",
-                    "tileloadd tmm6, [{b} + {row}*1]",
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    "add {a}, 1024",
-                    "add {b}, 1024",
-                    "dec {steps:e}",
-                    "jnz 2b",
-                    "tilestored [{out} + {row}*1], tmm0",
-                    a = inout(reg) a => _, b = inout(reg) b => _,
-                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                )
-            }
-        }
-
-        #[doc = $doc]
-        ///
-        /// `out[i] (16, 16)` = rows of `a[i]` times the weights, over 4 steps.
-        ///
-        /// # Safety
-        /// `a[i]` and `b` point to 4 whole tiles, `out` to 2 × 256 writable i32; `tiles` are [`WHOLE_SHAPES`].
-        #[inline(always)]
-        pub(crate) unsafe fn $two(_tiles: &Tiles, a: [*const i8; 2], b: *const i8, out: *mut i32) {
-            // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "2:",
-                    "tileloadd tmm4, [{a0} + {row}*1]",
-                    "tileloadd tmm6, [{b} + {row}*1]",
-                    concat!($dot, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm5, [{a1} + {row}*1]",
-                    concat!($dot, " tmm1, tmm5, tmm6"),
-                    "add {a0}, 1024",
-                    "add {a1}, 1024",
-                    "add {b}, 1024",
-                    "dec {steps:e}",
-                    "jnz 2b",
-                    "tilestored [{out} + {row}*1], tmm0",
-                    "tilestored [{out} + {row}*1 + 1024], tmm1",
-                    a0 = inout(reg) a[0] => _, a1 = inout(reg) a[1] => _, b = inout(reg) b => _,
-                    steps = inout(reg) 4u32 => _, out = in(reg) out, row = in(reg) 64usize,
-                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack),
-                )
-            }
-        }
-    };
-}
-
-superblock_products!(signed_planes, signed_planes_2, two planes, "tdpbssd", "Two planes of signed weights.");
-superblock_products!(unsigned_planes, unsigned_planes_2, two planes, "tdpbsud", "Two planes of unsigned weights.");
-superblock_products!(unsigned_plane, unsigned_plane_2, one plane, "tdpbsud", "One plane of unsigned weights.");
 
 /// Shapes for [`pair_products`] of 1 to 16 rows: registers 0 to 4 have those rows, the others are whole.
 pub(crate) static PAIR_SHAPES: [TileShapes; TILE_ROWS] = {

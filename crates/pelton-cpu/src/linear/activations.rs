@@ -42,8 +42,8 @@ pub(super) struct ActBlock {
     pub(super) sum_32: [i16; 8],
     /// Sum of the codes of each 16.
     pub(super) sum_16: [i16; 16],
-    /// Sum of the codes of each 32.
-    pub(super) float_32: [f32; 8],
+    /// The codes as i16; of each four the first, the third, the second and the last.
+    pub(super) words: [i16; BLOCK],
     /// Value of code 1.
     pub(super) scale: f32,
 }
@@ -54,7 +54,7 @@ pub(super) const ZERO: ActBlock = ActBlock {
     neg_16: [0; 16],
     sum_32: [0; 8],
     sum_16: [0; 16],
-    float_32: [0.0; 8],
+    words: [0; BLOCK],
     scale: 0.0,
 };
 
@@ -74,12 +74,9 @@ pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 pub struct LinearScratch {
     pub(super) blocks: Vec<ActBlock>,
     pub(super) floats: Vec<f32>,
-    /// Rows for half-deep products.
+    /// Rows for tiles.
     #[cfg(target_arch = "x86_64")]
-    pub(super) half_tiles: TiledRows,
-    /// Rows for whole products.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) whole_tiles: TiledRows,
+    pub(super) tiles: TiledRows,
 }
 
 /// Values below which a call's activations are made ready by the caller alone.
@@ -195,14 +192,32 @@ unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
 /// Quantizes at most 256 values: [`quantize_block`], sixteen by sixteen.
 ///
 /// # Safety
+/// The machine must have AVX-512 F, BW, DQ and VL.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
+    // SAFETY: the caller's.
+    block.scale = unsafe { codes_avx512(x, &mut block.codes) };
+    sum_codes(block);
+}
+
+/// The codes and the scale of at most 256 values.
+///
+/// # Safety
 /// The machine must have AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
+pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8; BLOCK]) -> f32 {
     use std::arch::x86_64::*;
-    let Ok(x) = <&[f32; BLOCK]>::try_from(x) else {
-        return quantize_part(x, block);
+    let mut whole = [0.0; BLOCK];
+    let x = match <&[f32; BLOCK]>::try_from(x) {
+        Ok(x) => x,
+        Err(_) => {
+            whole[..x.len()].copy_from_slice(x);
+            &whole
+        }
     };
     let x = x.as_chunks::<16>().0;
     let mut tops = _mm512_setzero_si512();
@@ -214,22 +229,19 @@ pub(super) unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
     let amax = f32::from_bits(_mm512_reduce_max_epu32(tops));
     let scale = amax / 127.0;
     if !amax.is_finite() || scale < f32::MIN_POSITIVE {
-        *block = ActBlock { scale: if amax.is_finite() { 0.0 } else { f32::NAN }, ..ZERO };
-        return;
+        *codes = [0; BLOCK];
+        return if amax.is_finite() { 0.0 } else { f32::NAN };
     }
-    block.scale = scale;
     let inverse = _mm512_set1_ps(127.0 / amax);
-    for (i, x) in x.iter().enumerate() {
-        // SAFETY: 16 floats, and 16 of 256 codes.
+    for (x, codes) in x.iter().zip(codes.as_chunks_mut::<16>().0) {
+        // SAFETY: 16 floats, and 16 codes.
         unsafe {
             // Rounds to nearest, ties to even: the mode that Rust code runs in.
-            let codes = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
-            _mm_storeu_si128(block.codes.as_mut_ptr().add(16 * i).cast(), _mm512_cvtepi32_epi8(codes));
-            let sum = _mm512_reduce_add_epi32(codes);
-            (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
+            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
+            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded));
         }
     }
-    sum_pairs(block);
+    scale
 }
 
 /// Quantizes at most 256 values.
@@ -270,26 +282,27 @@ fn quantize_block(x: &[f32; BLOCK], block: &mut ActBlock) {
     block.scale = scale;
     // Adding 1.5 * 2^23 leaves the value, rounded to an integer with ties to even, in the low bits.
     const MAGIC: f32 = 12_582_912.0;
-    for (i, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        let mut codes = [0; 16];
+    for (x, codes) in x.as_chunks::<16>().0.iter().zip(block.codes.as_chunks_mut::<16>().0) {
         for (code, x) in codes.iter_mut().zip(x) {
-            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32;
-        }
-        let sum = codes.iter().sum::<i32>();
-        (block.neg_16[i], block.sum_16[i]) = (-sum, sum as i16);
-        for (out, code) in block.codes[16 * i..16 * i + 16].iter_mut().zip(codes) {
-            *out = code as i8;
+            *code = (x * inverse + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i8;
         }
     }
-    sum_pairs(block);
+    sum_codes(block);
 }
 
-/// The sums of each 32 codes from those of each 16.
+/// What follows from the codes.
 #[inline(always)]
-fn sum_pairs(block: &mut ActBlock) {
+fn sum_codes(block: &mut ActBlock) {
+    for (codes, words) in block.codes.as_chunks::<4>().0.iter().zip(block.words.as_chunks_mut::<4>().0) {
+        *words = [codes[0], codes[2], codes[1], codes[3]].map(i16::from);
+    }
+    for (i, codes) in block.codes.as_chunks::<16>().0.iter().enumerate() {
+        let sum = codes.iter().map(|&code| i16::from(code)).sum::<i16>();
+        (block.neg_16[i], block.sum_16[i]) = (-i32::from(sum), sum);
+    }
     for i in 0..8 {
         let neg = block.neg_16[2 * i] + block.neg_16[2 * i + 1];
-        (block.neg_32[i], block.sum_32[i], block.float_32[i]) = (neg, -neg as i16, -neg as f32);
+        (block.neg_32[i], block.sum_32[i]) = (neg, -neg as i16);
     }
 }
 
@@ -305,7 +318,7 @@ mod tests {
             let mut other = ActBlock { sum_32: [7; 8], ..ZERO };
             // SAFETY: the token proves the instructions.
             unsafe { quantize_avx512(x, &mut other) };
-            let bits = |b: &ActBlock| (b.codes, b.neg_32, b.neg_16, b.sum_32, b.sum_16, b.float_32, b.scale.to_bits());
+            let bits = |b: &ActBlock| (b.codes, b.neg_32, b.neg_16, b.sum_32, b.sum_16, b.words, b.scale.to_bits());
             assert_eq!(bits(&other), bits(&block), "both ways are one recipe");
         }
         block
@@ -337,7 +350,7 @@ mod tests {
         assert_eq!((b.sum_32[0], b.sum_32[1], b.sum_32[7]), (-125, 4, 40));
         assert!(b.sum_16.iter().zip(b.neg_16).all(|(&s, n)| i32::from(s) == -n));
         assert!(b.sum_32.iter().zip(b.neg_32).all(|(&s, n)| i32::from(s) == -n));
-        assert!(b.sum_32.iter().zip(b.float_32).all(|(&s, f)| f32::from(s) == f));
+        assert_eq!((b.words[0], b.words[16], b.words[18], b.words[253], b.words[255]), (-127, 0, 2, 0, 40));
     }
 
     #[test]

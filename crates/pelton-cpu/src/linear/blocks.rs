@@ -1,32 +1,42 @@
-//! The kernel of all formats of 32 elements a block, once for every format and instruction set.
+//! The kernel of all block-quantized formats, once for every format and instruction set.
 //!
-//! A *panel* is 16 output features, walked along the input in units of 32:
+//! A *panel* is 16 output features, walked along the input in superblocks of 256 features, each of them cut into units
+//! of 32. A row's last superblock may have fewer units.
 //!
 //! ```text
-//! panel  │ unit 0 │ unit 1 │ …
-//! unit   │ codes of 16 rows, see codes.rs │ scales of 16 rows (, minima)
+//! panel  │ superblock 0                                                  │ superblock 1 │ …
+//! block  │ head: d of 16 rows (, minima) │ unit 0 │ unit 1 │ … 7
+//! unit   │ codes of 16 rows, see codes.rs │ integer scales of 16 rows
 //! ```
 //!
-//! The plain loop, for output feature `n` and activation row `m`:
+//! Within a superblock a weight is a 16-bit *fixed-point* number `w`, in units of `d`:
+//!
+//! ```text
+//! weight = d[n] * w      w = scale[n] * (code[n][k] - offset) * 2^SHIFT + min[n]       most formats
+//!                        w = (scale[n] * code[n][k] + 64) >> 7                         FINE ones: 8-bit codes
+//! ```
+//!
+//! so that all products of a superblock are summed exactly, in i32, and only the sum is scaled. The plain loop, for
+//! output feature `n` and activation row `m`:
 //!
 //! ```text
 //! acc = 0
-//! for each block of 256 activations, or what is left of a row:
-//!     part = 0
-//!     for each unit of it:
-//!         dot = sum of (code[n][k] - offset) * xcode[m][k]            exact, in i32
-//!         part = fma(float(dot), scale[n], part)
-//!         part = fma(min[n], sum of xcode[m], part)                   formats with a minimum
-//!     acc = fma(part, xscale[m], acc)
+//! for each superblock:
+//!     total = sum of w * xcode[m][k]                                exact
+//!     acc = fma(float(total), d[n] * xscale[m], acc)
 //! out = acc + bias[n]
 //! ```
 //!
-//! Departures from it, each with its reason:
+//! What is exact may be done in any order: one row sums codes first and multiplies a unit's sum by its scale; tiles of
+//! AMX multiply first, see `tiles/`. `|w|` is at most 2^15, so `total` is at most 2^15 * 127 * 256, which is 2^30.
+//!
+//! Departures from the plain loop, each with its reason:
 //!
 //! - 16 output features run side by side in lanes, so no sum over `k` is ever taken across lanes, and the order of
 //!   the f32 operations is the plain loop's on every machine and for any number of rows: the same bits.
 //! - A tile of up to 8 activation rows shares each unpacked code vector, so few rows cost little more than one.
-//! - `offset * sum of xcode` starts the integer sum instead of being subtracted from every code.
+//! - `offset * sum of xcode` starts the integer sum instead of being subtracted from every code, and minima are
+//!   multiplied by sums of xcode.
 //! - Few rows are bound by memory, and a core keeps more reads in flight when they come from several places: so
 //!   [`STREAMS`] panels are walked side by side (measured: 28 GB/s instead of 21 on two cores), and weights are
 //!   asked for [`ahead`] of time. Eight rows are bound by arithmetic: their accumulators stay in
@@ -38,6 +48,18 @@ use super::activations::{ActBlock, BLOCK, LinearScratch, UNIT, tiles};
 use super::codes::{Codes, UnitCodes};
 use super::lanes::Lanes;
 
+/// Units of a superblock.
+pub(super) const UNITS: usize = BLOCK / UNIT;
+
+/// Bytes of a half-precision number or an i16 of each of 16 rows.
+pub(super) const HALVES: usize = 32;
+
+/// The most that a fixed-point weight may be, so that its high byte, rounded, is a signed byte.
+pub(super) const WEIGHT_MAX: i32 = 32_639;
+
+/// The least that a fixed-point weight may be.
+pub(super) const WEIGHT_MIN: i32 = -32_768;
+
 /// How far ahead of the multiplication the weights of `streams` panels are prefetched, in bytes.
 pub(super) const fn ahead(streams: usize) -> usize {
     if streams == 1 { 3072 } else { 1024 }
@@ -47,49 +69,85 @@ pub(super) const fn ahead(streams: usize) -> usize {
 pub(super) const STREAMS: usize = 4;
 
 /// A block-quantized format as panels hold it.
-pub(super) trait Packed: 'static {
+pub(super) trait Format: 'static {
     /// How the codes of a unit are stored.
     type Codes: Codes;
     /// Codes stand for themselves minus `2^OFFSET_SHIFT`.
-    const OFFSET_SHIFT: Option<u32>;
+    const OFFSET_SHIFT: Option<u32> = None;
+    /// Whether codes are signed bytes and scales have 15 bits: the product is rounded to 16, see the module.
+    const FINE: bool = false;
+    /// Elements of a block in the file.
+    const FILE_LEN: usize;
     /// Bytes of a block in the file.
     const FILE_BYTES: usize;
-    /// Bytes of a block of 16 rows in a panel.
-    const PANEL_BYTES: usize;
+    /// Parts of a unit with their own scale: 1 or 2.
+    const PARTS: usize = 1;
+    /// Bytes of a unit's scales, for 16 rows.
+    const SCALES: usize;
+    /// Bytes of `d`, for 16 rows.
+    const D: usize = HALVES;
+    /// Minima of a superblock: 0, 8 or 16.
+    const MINS: usize = 0;
+    /// Bytes of what the minima are made from, for 16 rows.
+    const MIN_BYTES: usize = 0;
+    /// Products of scale and code are multiplied by `2^SHIFT`, so that minima are finer than they.
+    const SHIFT: u32 = 0;
 
-    /// Units of a block.
-    const UNITS: usize = 1;
+    /// Bytes of a superblock's head, for 16 rows.
+    const HEAD: usize = Self::D + Self::MIN_BYTES;
+    /// Bytes of a unit, for 16 rows.
+    const UNIT: usize = Self::Codes::BYTES + Self::SCALES;
+    /// Bytes of a superblock, for 16 rows.
+    const BYTES: usize = Self::HEAD + UNITS * Self::UNIT;
 
-    /// Where the codes of a unit lie in a block of a panel.
+    /// Takes the blocks of one superblock of the file apart (of formats with small blocks, 1 to 8 of them): the codes of
+    /// each unit become row `row` of `codes[unit]`, and scales and minima row `row` of `panel`, a superblock of a
+    /// panel, which was all zero there.
+    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]);
+
+    /// `d * 2^SHIFT`.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; `head` points to a superblock.
     #[inline(always)]
-    fn codes_at(_unit: usize) -> usize {
-        0
+    unsafe fn d<S: Lanes>(head: *const u8) -> S::F {
+        // SAFETY: the caller's.
+        unsafe { S::load_f16(head) }
     }
 
-    /// Takes one block of the file apart: the codes of each unit become row `row` of `codes[unit]`, and the scales
-    /// row `row` of a block of a panel, which was all zero there.
-    fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]);
-}
-
-/// A format of 32 elements a block: a block of a panel is a unit's codes, its scales, its minima.
-pub(super) trait Format: Packed {
-    /// Whether there is a minimum to add.
-    const HAS_MIN: bool;
-
-    /// The scales of a unit.
+    /// The integer scales of part `part` of a unit.
     ///
     /// # Safety
     /// As [`Lanes`]; `p` points behind the unit's codes.
-    unsafe fn scale<S: Lanes>(p: *const u8) -> S::F;
+    unsafe fn scale<S: Lanes>(p: *const u8, part: usize) -> S::I;
 
-    /// The minima of a unit, to be added.
+    /// The minima of a superblock, the `i`-th pair of i16 minima `2 i` and `2 i + 1`; the first `MINS / 2` count.
     ///
     /// # Safety
-    /// As [`Format::scale`].
+    /// As [`Lanes`]; `head` points to a superblock.
     #[inline(always)]
-    unsafe fn min<S: Lanes>(_p: *const u8) -> S::F {
+    unsafe fn minima<S: Lanes>(_head: *const u8) -> [S::I; 8] {
         // SAFETY: the caller's.
-        unsafe { S::splat(0.0) }
+        unsafe { [S::splat_i(0); 8] }
+    }
+}
+
+/// Bytes of a panel of `k` input features.
+pub(super) const fn panel_bytes<F: Format>(k: usize) -> usize {
+    let left = k % BLOCK / UNIT;
+    k / BLOCK * F::BYTES + if left > 0 { F::HEAD + left * F::UNIT } else { 0 }
+}
+
+/// `d`, of which `w` is a multiple.
+///
+/// # Safety
+/// As [`Format::d`].
+#[inline(always)]
+pub(super) unsafe fn unit_of<F: Format, S: Lanes>(head: *const u8) -> S::F {
+    // SAFETY: the caller's.
+    unsafe {
+        let d = F::d::<S>(head);
+        if F::SHIFT > 0 { S::mul(d, S::splat(const { 1.0 / (1u32 << F::SHIFT) as f32 })) } else { d }
     }
 }
 
@@ -194,32 +252,30 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
         // Panels `first`, `first + run`, … as far as there are; spelled out for the compiler that one is one: then
         // its accumulators stay in registers.
         let n = if P == 1 { 1 } else { (task.n_panels - first).div_ceil(run) };
-        // SAFETY: the caller's; `codes` and `x` walk over exactly the panels and the group's blocks.
+        // SAFETY: the caller's; `block` and `x` walk over exactly the panels and the group's blocks.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; P];
-            let mut codes = task.weights.add(first * task.panel_bytes);
+            let mut block = task.weights.add(first * task.panel_bytes);
             let mut x = x;
             let mut left = task.k / UNIT;
             while left > 0 {
-                let units = left.min(BLOCK / UNIT);
-                let mut parts = [[S::splat(0.0); M]; P];
+                let units = left.min(UNITS);
+                let mut totals = [[S::splat_i(0); M]; P];
                 for u in 0..units {
-                    for (j, part) in parts[..n].iter_mut().enumerate() {
-                        let codes = codes.add(j * run * task.panel_bytes);
-                        for line in 0..F::PANEL_BYTES.div_ceil(64) {
+                    for (j, total) in totals[..n].iter_mut().enumerate() {
+                        let codes = block.add(j * run * task.panel_bytes + F::HEAD + u * F::UNIT);
+                        for line in 0..const { F::BYTES.div_ceil(64 * UNITS) } {
                             S::prefetch(codes.wrapping_add(const { ahead(P) } + 64 * line));
                         }
-                        unit::<F, S, M>(codes, x, u, part);
+                        unit::<F, S, M>(codes, x, u, total);
                     }
-                    codes = codes.add(F::PANEL_BYTES);
                 }
-                for (part, acc) in parts[..n].iter().zip(&mut acc) {
-                    for m in 0..M {
-                        acc[m] = S::fma(part[m], S::splat((*x.add(m)).scale), acc[m]);
-                    }
+                for (j, acc) in acc[..n].iter_mut().enumerate() {
+                    scale::<F, S, M>(block.add(j * run * task.panel_bytes), x, &totals[j], acc);
                 }
                 // Wrapping: where a group has more rows than a tile, its last step ends past the blocks.
                 x = x.wrapping_add(group);
+                block = block.add(F::HEAD + units * F::UNIT);
                 left -= units;
             }
             for (j, acc) in acc[..n].iter().enumerate() {
@@ -231,7 +287,7 @@ unsafe fn tile<F: Format, S: Lanes, const M: usize, const P: usize>(
     }
 }
 
-/// Unit `u` of a block of activations and one panel times `M` rows.
+/// Unit `u` of a superblock of one panel times `M` rows.
 ///
 /// # Safety
 /// As [`run`].
@@ -240,35 +296,82 @@ unsafe fn unit<F: Format, S: Lanes, const M: usize>(
     codes: *const u8,
     x: *const ActBlock,
     u: usize,
-    part: &mut [S::F; M],
+    total: &mut [S::I; M],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        let (row, neg_sums) = ((*x).codes.as_ptr().add(UNIT * u), (*x).neg_32.as_ptr().add(u));
-        let sums = dots::<F, S, M, 0, 4>(codes, Rows { codes: row, neg_sums, stride: size_of::<ActBlock>() });
         let scales = codes.add(F::Codes::BYTES);
-        let scale = F::scale::<S>(scales);
-        for m in 0..M {
-            part[m] = S::fma(S::to_f(sums[m]), scale, part[m]);
+        if F::FINE {
+            return fine_dots::<F, S, M>(codes, (*x).words.as_ptr().add(UNIT * u), total);
         }
-        if F::HAS_MIN {
-            let min = F::min::<S>(scales);
+        let rows = Rows {
+            codes: (*x).codes.as_ptr().add(UNIT * u),
+            neg_sums: (*x).neg_32.as_ptr().add(u),
+            stride: size_of::<ActBlock>(),
+        };
+        if F::PARTS == 1 {
+            let sums = dots::<F, S, M, 0, 4>(codes, rows);
+            let scale = F::scale::<S>(scales, 0);
             for m in 0..M {
-                part[m] = S::fma(min, S::splat(*(*x.add(m)).float_32.get_unchecked(u)), part[m]);
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
             }
+        } else {
+            let neg_sums = (*x).neg_16.as_ptr().add(2 * u);
+            let sums = dots::<F, S, M, 0, 2>(codes, Rows { neg_sums, ..rows });
+            let scale = F::scale::<S>(scales, 0);
+            for m in 0..M {
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
+            }
+            let sums = dots::<F, S, M, 2, 4>(codes, Rows { neg_sums: neg_sums.add(1), ..rows });
+            let scale = F::scale::<S>(scales, 1);
+            for m in 0..M {
+                total[m] = S::mul_add_i(sums[m], scale, total[m]);
+            }
+        }
+    }
+}
+
+/// Scales the totals of a superblock of one panel and adds them to the sums of `M` rows.
+///
+/// # Safety
+/// As [`run`].
+#[inline(always)]
+unsafe fn scale<F: Format, S: Lanes, const M: usize>(
+    head: *const u8,
+    x: *const ActBlock,
+    total: &[S::I; M],
+    acc: &mut [S::F; M],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut total = *total;
+        if F::MINS > 0 {
+            let minima = F::minima::<S>(head);
+            for m in 0..M {
+                let x = &*x.add(m);
+                let sums = if F::MINS == 8 { x.sum_32.as_ptr() } else { x.sum_16.as_ptr() };
+                total[m] = S::shift_left(total[m], F::SHIFT);
+                for i in 0..F::MINS / 2 {
+                    total[m] = S::dot_pair(total[m], minima[i], sums.add(2 * i));
+                }
+            }
+        }
+        let d = unit_of::<F, S>(head);
+        for m in 0..M {
+            acc[m] = S::fma(S::to_f(total[m]), S::mul(d, S::splat((*x.add(m)).scale)), acc[m]);
         }
     }
 }
 
 /// Rows of activations of one unit.
 #[derive(Clone, Copy)]
-pub(super) struct Rows {
+struct Rows {
     /// 32 codes of the first row.
-    pub(super) codes: *const i8,
+    codes: *const i8,
     /// Minus the sum of those that are multiplied, of the first row.
-    pub(super) neg_sums: *const i32,
+    neg_sums: *const i32,
     /// Bytes from a row to the next, of both.
-    pub(super) stride: usize,
+    stride: usize,
 }
 
 /// The exact integer dot products of `M` rows with pairs of dwords `FROM..TO` of a unit.
@@ -276,18 +379,14 @@ pub(super) struct Rows {
 /// # Safety
 /// As [`Lanes`]; `codes` points to a unit's codes, and `x` has `M` rows.
 #[inline(always)]
-pub(super) unsafe fn dots<F: Packed, S: Lanes, const M: usize, const FROM: usize, const TO: usize>(
+unsafe fn dots<F: Format, S: Lanes, const M: usize, const FROM: usize, const TO: usize>(
     codes: *const u8,
     x: Rows,
 ) -> [S::I; M] {
     // SAFETY: the caller's.
     unsafe {
         let mut sums = [S::splat_i(0); M];
-        let shift = if F::Codes::WIDE && F::OFFSET_SHIFT.is_none() {
-            if S::WIDE_IS_BIASED { Some(7) } else { None }
-        } else {
-            F::OFFSET_SHIFT
-        };
+        let shift = if F::Codes::WIDE { if S::WIDE_IS_BIASED { Some(7) } else { None } } else { F::OFFSET_SHIFT };
         if let Some(shift) = shift {
             for m in 0..M {
                 sums[m] = S::splat_i(*x.neg_sums.byte_add(m * x.stride) << shift);
@@ -305,5 +404,33 @@ pub(super) unsafe fn dots<F: Packed, S: Lanes, const M: usize, const FROM: usize
             }
         }
         sums
+    }
+}
+
+/// Adds the exact integer dot products of `M` rows with the fixed-point weights of a unit of a `FINE` format.
+///
+/// # Safety
+/// As [`Lanes`]; `codes` points to a unit's codes, `words` to the first row's, of a whole [`ActBlock`].
+#[inline(always)]
+unsafe fn fine_dots<F: Format, S: Lanes, const M: usize>(codes: *const u8, words: *const i16, total: &mut [S::I; M]) {
+    // SAFETY: the caller's.
+    unsafe {
+        let scale =
+            S::pair_i(F::scale::<S>(codes.add(F::Codes::BYTES), 0), F::scale::<S>(codes.add(F::Codes::BYTES), 0));
+        // Two chains of sums: the first one's last result need not be waited for.
+        let mut others = [S::splat_i(0); M];
+        for t in 0..4 {
+            for (i, dword) in F::Codes::pair::<S>(codes, t).into_iter().enumerate() {
+                let [even, odd] = S::mul_round(dword, scale);
+                for m in 0..M {
+                    let words = words.byte_add(m * size_of::<ActBlock>()).add(8 * t + 4 * i);
+                    total[m] = S::dot_pair(total[m], even, words);
+                    others[m] = S::dot_pair(others[m], odd, words.add(2));
+                }
+            }
+        }
+        for m in 0..M {
+            total[m] = S::add_i(total[m], others[m]);
+        }
     }
 }

@@ -152,7 +152,6 @@ pub(super) struct Bytes;
 
 impl Codes for Bytes {
     const BYTES: usize = 512;
-    const WIDE: bool = true;
     #[inline(always)]
     unsafe fn pair<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2] {
         // SAFETY: the caller's.

@@ -5,13 +5,13 @@
 use pelton_backend::Weight;
 use pelton_quant::DType;
 
-use super::blocks::{self, Format, Packed, Panels};
+use super::activations::{BLOCK, UNIT};
+use super::blocks::{self, Format, Panels, UNITS, panel_bytes};
 use super::codes::{Codes, UnitCodes};
 use super::floats::{self, Element};
 use super::formats::*;
 use super::generic;
 use super::lanes::Scalar;
-use super::superblocks::{self, SuperFormat};
 use super::superformats::*;
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
@@ -24,12 +24,9 @@ pub(super) enum Input {
     Blocks,
     /// Floats.
     Floats,
-    /// Quantized rows for half-deep products of tiles.
+    /// Quantized rows for products of tiles.
     #[cfg(target_arch = "x86_64")]
-    HalfTiles,
-    /// Quantized rows for whole products of tiles.
-    #[cfg(target_arch = "x86_64")]
-    WholeTiles,
+    Tiles,
 }
 
 /// Runs a task.
@@ -66,6 +63,11 @@ impl Kernel {
         self.tiled(rows).map_or(self.input, |tiled| tiled.input)
     }
 
+    /// Whether `rows` rows take its tiles.
+    pub(super) fn is_tiled(&self, rows: usize) -> bool {
+        self.tiled(rows).is_some()
+    }
+
     fn tiled(&self, rows: usize) -> Option<&Tiled> {
         self.tiled.as_ref().filter(|tiled| rows >= tiled.from_rows)
     }
@@ -98,13 +100,13 @@ pub(super) fn kernels_for(dtype: DType, isa: Isa) -> Vec<Kernel> {
         DType::Q5_0 => block_kernels::<Q5_0>(dtype, isa),
         DType::Q5_1 => block_kernels::<Q5_1>(dtype, isa),
         DType::Q8_0 => block_kernels::<Q8_0>(dtype, isa),
-        DType::Q2_K => super_kernels::<Q2K>(dtype, isa),
-        DType::Q3_K => super_kernels::<Q3K>(dtype, isa),
-        DType::Q4_K => super_kernels::<Q4K>(dtype, isa),
-        DType::Q5_K => super_kernels::<Q5K>(dtype, isa),
-        DType::Q6_K => super_kernels::<Q6K>(dtype, isa),
+        DType::Q2_K => block_kernels::<Q2K>(dtype, isa),
+        DType::Q3_K => block_kernels::<Q3K>(dtype, isa),
+        DType::Q4_K => block_kernels::<Q4K>(dtype, isa),
+        DType::Q5_K => block_kernels::<Q5K>(dtype, isa),
+        DType::Q6_K => block_kernels::<Q6K>(dtype, isa),
         DType::IQ4_NL => block_kernels::<Iq4Nl>(dtype, isa),
-        DType::IQ4_XS => super_kernels::<Iq4Xs>(dtype, isa),
+        DType::IQ4_XS => block_kernels::<Iq4Xs>(dtype, isa),
         DType::MXFP4 => block_kernels::<Mxfp4>(dtype, isa),
         _ => Vec::new(),
     };
@@ -137,7 +139,7 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         name,
         dtype,
         input: Input::Blocks,
-        panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
+        panel_bytes: |_, k| panel_bytes::<F>(k),
         pack: pack_blocks::<F>,
         run,
         tiled: None,
@@ -145,37 +147,7 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
     #[cfg(target_arch = "x86_64")]
     if let Isa::Amx(proof) = isa {
-        let run = tiles::run::<tiles::units::Units<F>>;
-        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::HalfTiles, run, proof });
-        kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
-    }
-    kernels
-}
-
-fn super_kernels<F: SuperFormat>(dtype: DType, isa: Isa) -> Vec<Kernel> {
-    let entries: [(&'static str, Run); _] = [
-        #[cfg(target_arch = "x86_64")]
-        ("avx512-vnni", x86::supers_avx512::<F>),
-        #[cfg(target_arch = "x86_64")]
-        ("avx-vnni", x86::supers_avx_vnni::<F>),
-        #[cfg(target_arch = "x86_64")]
-        ("avx2", x86::supers_avx2::<F>),
-        ("scalar", supers_scalar::<F>),
-    ];
-    let of = |(name, run)| Kernel {
-        name,
-        dtype,
-        input: Input::Blocks,
-        panel_bytes: |dtype, k| k / dtype.block_len() * F::PANEL_BYTES,
-        pack: pack_blocks::<F>,
-        run,
-        tiled: None,
-    };
-    let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
-    #[cfg(target_arch = "x86_64")]
-    if let Isa::Amx(proof) = isa {
-        let run = tiles::run::<tiles::supers::Supers<F>>;
-        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::WholeTiles, run, proof });
+        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::Tiles, run: tiles::run::<F>, proof });
         kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
     }
     kernels
@@ -218,18 +190,22 @@ fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
     Kernel { name: "generic", dtype, input: Input::Floats, panel_bytes, pack, run, tiled: None }
 }
 
-/// Block after block of the panel: takes a block of each of its 16 rows apart, then puts their codes side by side.
-fn pack_blocks<F: Packed>(weight: &Weight, panel: usize, out: &mut [u8]) {
+/// Superblock after superblock of the panel: takes that of each of its 16 rows apart, then puts their codes side by
+/// side.
+fn pack_blocks<F: Format>(weight: &Weight, panel: usize, out: &mut [u8]) {
     let (row_bytes, rows) = (weight.row_bytes(), 16 * panel..weight.rows().min(16 * panel + 16));
     let (n_rows, file) = (rows.len().min(16), weight.row_range(rows));
+    let file_bytes = const { BLOCK / F::FILE_LEN * F::FILE_BYTES };
     // Rows past the last one stay zero.
-    let mut codes: [UnitCodes; 8] = [[[0; 32]; 16]; 8];
-    for (i, out) in out.chunks_exact_mut(F::PANEL_BYTES).enumerate() {
+    let mut codes: [UnitCodes; UNITS] = [[[0; UNIT]; 16]; UNITS];
+    for (i, out) in out.chunks_mut(F::BYTES).enumerate() {
+        let from = i * file_bytes;
+        let to = row_bytes.min(from + file_bytes);
         for row in 0..n_rows {
-            F::put(&file[row * row_bytes + i * F::FILE_BYTES..][..F::FILE_BYTES], row, &mut codes, out);
+            F::put(&file[row * row_bytes + from..row * row_bytes + to], row, &mut codes, out);
         }
-        for (unit, codes) in codes[..F::UNITS].iter().enumerate() {
-            F::Codes::put(codes, &mut out[F::codes_at(unit)..]);
+        for (codes, out) in codes.iter().zip(out[F::HEAD..].chunks_exact_mut(F::UNIT)) {
+            F::Codes::put(codes, out);
         }
     }
 }
@@ -290,13 +266,6 @@ unsafe fn blocks_scalar<F: Format>(task: &Panels<'_>, _: DType) {
 
 /// # Safety
 /// As [`Kernel::run`].
-unsafe fn supers_scalar<F: SuperFormat>(task: &Panels<'_>, _: DType) {
-    // SAFETY: the caller's.
-    unsafe { superblocks::run::<F, Scalar>(task) }
-}
-
-/// # Safety
-/// As [`Kernel::run`].
 unsafe fn floats_scalar<E: Element>(task: &Panels<'_>, _: DType) {
     // SAFETY: the caller's.
     unsafe { floats::run::<E, Scalar>(task) }
@@ -337,30 +306,6 @@ mod x86 {
     pub(super) unsafe fn blocks_avx2<F: Format>(task: &Panels<'_>, _: DType) {
         // SAFETY: the caller's.
         unsafe { blocks::run::<F, Ymm<Maddubs>>(task) }
-    }
-
-    /// # Safety
-    /// As [`Kernel::run`], on a machine with these instructions.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    pub(super) unsafe fn supers_avx512<F: SuperFormat>(task: &Panels<'_>, _: DType) {
-        // SAFETY: the caller's.
-        unsafe { superblocks::run::<F, Zmm>(task) }
-    }
-
-    /// # Safety
-    /// As [`Kernel::run`], on a machine with these instructions.
-    #[target_feature(enable = "avxvnni,avx2,fma,f16c")]
-    pub(super) unsafe fn supers_avx_vnni<F: SuperFormat>(task: &Panels<'_>, _: DType) {
-        // SAFETY: the caller's.
-        unsafe { superblocks::run::<F, Ymm<VexVnni>>(task) }
-    }
-
-    /// # Safety
-    /// As [`Kernel::run`], on a machine with these instructions.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn supers_avx2<F: SuperFormat>(task: &Panels<'_>, _: DType) {
-        // SAFETY: the caller's.
-        unsafe { superblocks::run::<F, Ymm<Maddubs>>(task) }
     }
 
     /// # Safety

@@ -34,14 +34,28 @@ pub(super) trait Lanes: 'static {
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn splat_i(v: i32) -> Self::I;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Nearest float.
     unsafe fn to_f(v: Self::I) -> Self::F;
-    /// `acc + a * b`, exact.
+    /// Nearest integer, ties to even; `i32::MIN` where there is none.
+    unsafe fn round_i(v: Self::F) -> Self::I;
+    /// The sum, wrapping around.
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    /// `acc + a * b`, wrapping around.
     unsafe fn mul_add_i(a: Self::I, b: Self::I, acc: Self::I) -> Self::I;
-    /// `acc + w[0] * x[0] + w[1] * x[1]` in each lane, exact; `w` is pairs of i16 and `x` points to one pair.
+    /// `v * 2^n`, wrapping around; `n` is a constant below 32.
+    unsafe fn shift_left(v: Self::I, n: u32) -> Self::I;
+    /// `2^e` of each lane in 0..=31, 0 of others.
+    unsafe fn power(e: Self::I) -> Self::I;
+    /// The low halves of two numbers as a pair of i16, that of `a` first.
+    unsafe fn pair_i(a: Self::I, b: Self::I) -> Self::I;
+    /// `(w * scale + 64) >> 7` of each signed byte of `w`: bytes 0 and 2 as a pair of i16, then 1 and 3; `scale` is the
+    /// lane's i16, twice.
+    unsafe fn mul_round(w: Self::B, scale: Self::I) -> [Self::I; 2];
+    /// `acc + w[0] * x[0] + w[1] * x[1]` in each lane, wrapping around; `w` is pairs of i16 and `x` points to one pair.
     unsafe fn dot_pair(acc: Self::I, w: Self::I, x: *const i16) -> Self::I;
 
     /// 16 f32, 64 bytes.
@@ -58,10 +72,10 @@ pub(super) trait Lanes: 'static {
     unsafe fn load_low_nibbles(p: *const u8) -> Self::I;
     /// The high nibbles of 16 bytes as integers.
     unsafe fn load_high_nibbles(p: *const u8) -> Self::I;
-    /// 16 pairs of bytes (32 bytes) as pairs of i16.
-    unsafe fn load_u8_pairs(p: *const u8) -> Self::I;
-    /// The two nibbles of each of 16 bytes as pairs of i16, the low one first.
-    unsafe fn load_nibble_pairs(p: *const u8) -> Self::I;
+    /// 16 i16 (32 bytes) as integers.
+    unsafe fn load_i16(p: *const u8) -> Self::I;
+    /// 16 pairs of i16, 64 bytes.
+    unsafe fn load_pairs(p: *const u8) -> Self::I;
     /// `2^(e - 128)` of 16 bytes e, denormals included.
     unsafe fn load_half_powers(p: *const u8) -> Self::F;
     /// 16 f32 to 64 bytes.
@@ -129,6 +143,10 @@ impl Lanes for Scalar {
         each(|i| a[i] * b[i])
     }
     #[inline(always)]
+    unsafe fn div(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        each(|i| a[i] / b[i])
+    }
+    #[inline(always)]
     unsafe fn add(a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         each(|i| a[i] + b[i])
     }
@@ -141,14 +159,45 @@ impl Lanes for Scalar {
         each(|i| v[i] as f32)
     }
     #[inline(always)]
+    unsafe fn round_i(v: [f32; 16]) -> [i32; 16] {
+        v.map(|v| {
+            let rounded = v.round_ties_even();
+            if (-2_147_483_648.0..2_147_483_648.0).contains(&rounded) { rounded as i32 } else { i32::MIN }
+        })
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     unsafe fn mul_add_i(a: [i32; 16], b: [i32; 16], acc: [i32; 16]) -> [i32; 16] {
-        std::array::from_fn(|i| acc[i] + a[i] * b[i])
+        std::array::from_fn(|i| acc[i].wrapping_add(a[i].wrapping_mul(b[i])))
+    }
+    #[inline(always)]
+    unsafe fn shift_left(v: [i32; 16], n: u32) -> [i32; 16] {
+        v.map(|v| v << n)
+    }
+    #[inline(always)]
+    unsafe fn power(e: [i32; 16]) -> [i32; 16] {
+        e.map(|e| 1i32.checked_shl(e as u32).unwrap_or(0))
+    }
+    #[inline(always)]
+    unsafe fn pair_i(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i] & 0xffff | b[i] << 16)
+    }
+    #[inline(always)]
+    unsafe fn mul_round(w: [u32; 16], scale: [i32; 16]) -> [[i32; 16]; 2] {
+        let product = |i: usize, byte: usize| {
+            let code = i32::from(w[i].to_le_bytes()[byte] as i8);
+            (code * i32::from(scale[i] as i16) + 64) >> 7
+        };
+        [0, 1].map(|b| std::array::from_fn(|i| product(i, b) & 0xffff | product(i, b + 2) << 16))
     }
     #[inline(always)]
     unsafe fn dot_pair(acc: [i32; 16], w: [i32; 16], x: *const i16) -> [i32; 16] {
         // SAFETY: the caller's.
         let [x0, x1] = unsafe { x.cast::<[i16; 2]>().read_unaligned() }.map(i32::from);
-        std::array::from_fn(|i| acc[i] + i32::from(w[i] as i16) * x0 + (w[i] >> 16) * x1)
+        std::array::from_fn(|i| acc[i].wrapping_add(i32::from(w[i] as i16) * x0).wrapping_add((w[i] >> 16) * x1))
     }
     #[inline(always)]
     unsafe fn load(p: *const u8) -> [f32; 16] {
@@ -189,15 +238,15 @@ impl Lanes for Scalar {
         unsafe { bytes::<16>(p) }.map(|b| i32::from(b >> 4))
     }
     #[inline(always)]
-    unsafe fn load_u8_pairs(p: *const u8) -> [i32; 16] {
+    unsafe fn load_i16(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
         let b = unsafe { bytes::<32>(p) };
-        std::array::from_fn(|i| i32::from(b[2 * i]) | i32::from(b[2 * i + 1]) << 16)
+        std::array::from_fn(|i| i32::from(i16::from_le_bytes([b[2 * i], b[2 * i + 1]])))
     }
     #[inline(always)]
-    unsafe fn load_nibble_pairs(p: *const u8) -> [i32; 16] {
+    unsafe fn load_pairs(p: *const u8) -> [i32; 16] {
         // SAFETY: the caller's.
-        unsafe { bytes::<16>(p) }.map(|b| i32::from(b & 15) | i32::from(b >> 4) << 16)
+        unsafe { Self::codes(p) }.map(|v| v as i32)
     }
     #[inline(always)]
     unsafe fn load_half_powers(p: *const u8) -> [f32; 16] {

@@ -100,6 +100,10 @@ impl<D: Dot> Lanes for Ymm<D> {
         pair!(i => _mm256_mul_ps(a[i], b[i]))
     }
     #[inline(always)]
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F {
+        pair!(i => _mm256_div_ps(a[i], b[i]))
+    }
+    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         pair!(i => _mm256_add_ps(a[i], b[i]))
     }
@@ -110,6 +114,36 @@ impl<D: Dot> Lanes for Ymm<D> {
     #[inline(always)]
     unsafe fn to_f(v: Self::I) -> Self::F {
         pair!(i => _mm256_cvtepi32_ps(v[i]))
+    }
+    #[inline(always)]
+    unsafe fn round_i(v: Self::F) -> Self::I {
+        // Rounds to nearest, ties to even: the mode that Rust code runs in.
+        pair!(i => _mm256_cvtps_epi32(v[i]))
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
+        pair!(i => _mm256_add_epi32(a[i], b[i]))
+    }
+    #[inline(always)]
+    unsafe fn shift_left(v: Self::I, n: u32) -> Self::I {
+        // The count in a register: a constant that the compiler turns into an immediate.
+        pair!(i => _mm256_sll_epi32(v[i], _mm_cvtsi32_si128(n as i32)))
+    }
+    #[inline(always)]
+    unsafe fn power(e: Self::I) -> Self::I {
+        pair!(i => _mm256_sllv_epi32(_mm256_set1_epi32(1), e[i]))
+    }
+    #[inline(always)]
+    unsafe fn pair_i(a: Self::I, b: Self::I) -> Self::I {
+        pair!(i => _mm256_blend_epi16::<0xaa>(a[i], _mm256_slli_epi32::<16>(b[i])))
+    }
+    #[inline(always)]
+    unsafe fn mul_round(w: Self::B, scale: Self::I) -> [Self::I; 2] {
+        // (256 w * scale + 2^14) >> 15.
+        let even = pair!(i => _mm256_mulhrs_epi16(_mm256_slli_epi16::<8>(w[i]), scale[i]));
+        let high = pair!(_i => _mm256_set1_epi16(-256));
+        let odd = pair!(i => _mm256_mulhrs_epi16(_mm256_and_si256(w[i], high[i]), scale[i]));
+        [even, odd]
     }
     #[inline(always)]
     unsafe fn mul_add_i(a: Self::I, b: Self::I, acc: Self::I) -> Self::I {
@@ -157,16 +191,12 @@ impl<D: Dot> Lanes for Ymm<D> {
         pair!(i => _mm256_srli_epi32::<4>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()))))
     }
     #[inline(always)]
-    unsafe fn load_u8_pairs(p: *const u8) -> Self::I {
-        pair!(i => _mm256_cvtepu8_epi16(_mm_loadu_si128(p.add(16 * i).cast())))
+    unsafe fn load_i16(p: *const u8) -> Self::I {
+        pair!(i => _mm256_cvtepi16_epi32(_mm_loadu_si128(p.add(16 * i).cast())))
     }
     #[inline(always)]
-    unsafe fn load_nibble_pairs(p: *const u8) -> Self::I {
-        pair!(i => {
-            let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8 * i).cast()));
-            let both = _mm256_or_si256(wide, _mm256_slli_epi32::<12>(wide));
-            _mm256_and_si256(both, _mm256_set1_epi32(0x000f_000f))
-        })
+    unsafe fn load_pairs(p: *const u8) -> Self::I {
+        pair!(i => _mm256_loadu_si256(p.add(32 * i).cast()))
     }
     #[inline(always)]
     unsafe fn load_half_powers(p: *const u8) -> Self::F {
@@ -261,6 +291,10 @@ impl Lanes for Zmm {
         isa!(_mm512_mul_ps(a, b))
     }
     #[inline(always)]
+    unsafe fn div(a: __m512, b: __m512) -> __m512 {
+        isa!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         isa!(_mm512_add_ps(a, b))
     }
@@ -271,6 +305,34 @@ impl Lanes for Zmm {
     #[inline(always)]
     unsafe fn to_f(v: __m512i) -> __m512 {
         isa!(_mm512_cvtepi32_ps(v))
+    }
+    #[inline(always)]
+    unsafe fn round_i(v: __m512) -> __m512i {
+        isa!(_mm512_cvtps_epi32(v))
+    }
+    #[inline(always)]
+    unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
+        isa!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    unsafe fn shift_left(v: __m512i, n: u32) -> __m512i {
+        isa!(_mm512_sll_epi32(v, _mm_cvtsi32_si128(n as i32)))
+    }
+    #[inline(always)]
+    unsafe fn power(e: __m512i) -> __m512i {
+        isa!(_mm512_sllv_epi32(_mm512_set1_epi32(1), e))
+    }
+    #[inline(always)]
+    unsafe fn pair_i(a: __m512i, b: __m512i) -> __m512i {
+        isa!(_mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_slli_epi32::<16>(b)))
+    }
+    #[inline(always)]
+    unsafe fn mul_round(w: __m512i, scale: __m512i) -> [__m512i; 2] {
+        // (256 w * scale + 2^14) >> 15.
+        isa!({
+            let odd = _mm512_and_si512(w, _mm512_set1_epi16(-256));
+            [_mm512_mulhrs_epi16(_mm512_slli_epi16::<8>(w), scale), _mm512_mulhrs_epi16(odd, scale)]
+        })
     }
     #[inline(always)]
     unsafe fn mul_add_i(a: __m512i, b: __m512i, acc: __m512i) -> __m512i {
@@ -312,16 +374,12 @@ impl Lanes for Zmm {
         isa!(_mm512_srli_epi32::<4>(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))))
     }
     #[inline(always)]
-    unsafe fn load_u8_pairs(p: *const u8) -> __m512i {
-        isa!(_mm512_cvtepu8_epi16(_mm256_loadu_si256(p.cast())))
+    unsafe fn load_i16(p: *const u8) -> __m512i {
+        isa!(_mm512_cvtepi16_epi32(_mm256_loadu_si256(p.cast())))
     }
     #[inline(always)]
-    unsafe fn load_nibble_pairs(p: *const u8) -> __m512i {
-        isa!({
-            let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
-            let both = _mm512_or_si512(wide, _mm512_slli_epi32::<12>(wide));
-            _mm512_and_si512(both, _mm512_set1_epi32(0x000f_000f))
-        })
+    unsafe fn load_pairs(p: *const u8) -> __m512i {
+        isa!(_mm512_loadu_si512(p.cast()))
     }
     #[inline(always)]
     unsafe fn load_half_powers(p: *const u8) -> __m512 {

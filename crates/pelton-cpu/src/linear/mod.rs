@@ -7,9 +7,8 @@
 //! panels × tiles ─▶ out                                                                    blocks.rs, floats.rs
 //! ```
 //!
-//! The kernels are written once: `blocks.rs` for formats of 32 elements a block and `superblocks.rs` for those of 256
-//! (`formats.rs` and `superformats.rs` say how each is stored, `codes.rs` how its integers lie), `floats.rs` for float
-//! formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary, and `kernel.rs` the table of all of them. With
+//! The kernels are written once: `blocks.rs` for block-quantized formats (`formats.rs` and `superformats.rs` say how each
+//! is stored, `codes.rs` how its integers lie), `floats.rs` for float formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary, and `kernel.rs` the table of all of them. With
 //! many rows, machines with AMX take the quantized ones through `tiles/`, to the same bits.
 //!
 //! Invariant: every output is the same bits on every instruction set, alone or among other rows, and on any number
@@ -27,7 +26,6 @@ mod lanes;
 mod lanes_x86;
 pub(crate) mod memory;
 mod packed;
-mod superblocks;
 mod superformats;
 #[cfg(test)]
 mod tests;
@@ -52,6 +50,8 @@ use crate::pool::Pool;
 const TASK_BYTES: usize = 256 << 10;
 /// Tasks that a thread should get at least, so that a slow thread can be helped.
 const TASKS_PER_THREAD: usize = 4;
+/// The same, of calls with many rows.
+const TILED_TASKS_PER_THREAD: usize = 3;
 
 /// One part of a linear layer, `(rows, k)` of one storage type.
 #[derive(Debug)]
@@ -72,10 +72,14 @@ impl Segment {
         self.rows.div_ceil(16)
     }
 
-    /// Panels of one task.
-    fn panels_per_task(&self, threads: usize) -> usize {
-        let by_cache = TASK_BYTES / self.panel_bytes.max(1);
-        let wanted = by_cache.min(self.n_panels() / (threads * TASKS_PER_THREAD));
+    /// Panels of one task of `rows` rows.
+    fn panels_per_task(&self, rows: usize, threads: usize) -> usize {
+        let wanted = if self.kernel.is_tiled(rows) {
+            // Each task reads all activations, which may not be in a cache.
+            self.n_panels() / (threads * TILED_TASKS_PER_THREAD)
+        } else {
+            (TASK_BYTES / self.panel_bytes.max(1)).min(self.n_panels() / (threads * TASKS_PER_THREAD))
+        };
         // Whole groups of panels that are walked side by side, unless threads would go without work.
         let streams = STREAMS.min(self.n_panels() / threads).max(1);
         (wanted / streams * streams).max(streams)
@@ -209,13 +213,8 @@ impl PackedLinear {
             scratch.quantize(x, rows, self.isa, pool);
         }
         #[cfg(target_arch = "x86_64")]
-        {
-            if wants(Input::HalfTiles) {
-                scratch.half_tiles.quantize(x, rows, tiles::activations::HALF, pool);
-            }
-            if wants(Input::WholeTiles) {
-                scratch.whole_tiles.quantize(x, rows, tiles::activations::WHOLE, pool);
-            }
+        if wants(Input::Tiles) {
+            scratch.tiles.quantize(x, rows, pool);
         }
         // A single row is its own interleaving.
         if wants(Input::Floats) && rows > 1 {
@@ -223,7 +222,7 @@ impl PackedLinear {
         }
         let floats = if rows > 1 { &scratch.floats } else { x };
         let threads = pool.threads();
-        let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(threads));
+        let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(rows, threads));
         let n_tasks = self.segments.iter().map(tasks_of).sum();
         let out = Shared(out.as_mut_ptr());
         let scratch = &*scratch;
@@ -231,7 +230,7 @@ impl PackedLinear {
             for segment in &self.segments {
                 let tasks = tasks_of(segment);
                 if task < tasks {
-                    let per_task = segment.panels_per_task(threads);
+                    let per_task = segment.panels_per_task(rows, threads);
                     let first = task * per_task;
                     let n = per_task.min(segment.n_panels() - first);
                     let activations = Activations { rows, k: self.in_features, scratch, floats };

@@ -127,13 +127,53 @@ fn rounded(x: &[f32]) -> (Vec<f64>, Vec<f64>) {
     (values.take(x.len()).collect(), half_steps.take(x.len()).collect())
 }
 
-/// Checks one row's outputs against f64 sums over the decoded weights.
-fn assert_close(out: &[f32], weight: &Weight, x: &[f32], quantized: bool) {
+/// How far a weight that the kernels see may be from the file's, in parts of the largest one of 256, see `formats.rs`
+/// and `superformats.rs`. Half as much again, since the largest code need not occur; and random scales and minima
+/// are the worst case of the types with both.
+fn rounding_of(dtype: DType) -> f32 {
+    1.5 * match dtype {
+        DType::Q8_0 | DType::IQ4_NL => 1.0 / 30_000.0,
+        DType::Q4_0 => 0.51 / 4079.0,
+        DType::Q5_0 => 0.51 / 2039.0,
+        DType::Q4_1 => 8.1 / 32_000.0,
+        DType::Q5_1 => 16.1 / 32_000.0,
+        DType::MXFP4 => 6.1 / 24_576.0,
+        DType::Q2_K | DType::Q4_K | DType::Q5_K => 1.0 / 64.0,
+        _ => 1e-6,
+    }
+}
+
+/// The weights that a layer sees, `(k, n)`: its outputs for inputs of one 1 among zeros.
+fn seen_weights(linear: &PackedLinear, pool: &Pool) -> Vec<f32> {
+    let k = linear.in_features();
+    let mut ones = vec![0.0; k * k];
+    ones.iter_mut().step_by(k + 1).for_each(|x| *x = 1.0);
+    forward(linear, &ones, k, pool)
+}
+
+/// Checks the weights that a layer sees against the decoded ones.
+fn assert_near(seen: &[f32], weight: &Weight) {
+    let (k, n) = (weight.cols(), weight.rows());
+    let mut w = vec![0.0; k];
+    for row in 0..n {
+        weight.decode_row(row, &mut w);
+        for (b, w) in w.chunks(256).enumerate() {
+            let largest = w.iter().fold(0.0f32, |a, w| a.max(w.abs()));
+            for (i, &want) in w.iter().enumerate() {
+                let got = seen[(256 * b + i) * n + row];
+                let bound = rounding_of(weight.dtype()) * largest;
+                assert!((got - want).abs() <= bound, "{weight:?} row {row} is {got}, not {want}, at {b}, {i}");
+            }
+        }
+    }
+}
+
+/// Checks one row's outputs against f64 sums over `weights`: those that the kernels see, `(k, n)`.
+fn assert_close(out: &[f32], weight: &Weight, weights: &[f32], x: &[f32], quantized: bool) {
     let exact: Vec<f64> = x.iter().copied().map(f64::from).collect();
     let (seen, half_steps) = if quantized { rounded(x) } else { (exact.clone(), vec![0.0; x.len()]) };
-    let mut w = vec![0.0; x.len()];
     for (n, &got) in out.iter().enumerate() {
-        weight.decode_row(n, &mut w);
+        let w: Vec<f32> = weights[n..].iter().copied().step_by(weight.rows()).collect();
         let dot = |x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
         let absolute = |x: &[f64]| w.iter().zip(x).map(|(&w, x)| (f64::from(w) * x).abs()).sum::<f64>();
         let rounding = 1e-5 * absolute(&seen) + 1e-6;
@@ -159,9 +199,13 @@ fn check(dtype: DType) {
                 if want.is_empty() {
                     assert_eq!(kernel.name, "scalar");
                     want = row_by_row(&linear, &x, &pools[0]);
+                    // By the fastest kernels, whose bits are compared below.
+                    let fast = PackedLinear::pack(&spec(&weight), Isa::detect(), &pools[1]).unwrap();
+                    let weights = seen_weights(&fast, &pools[1]);
+                    assert_near(&weights, &weight);
                     for row in 0..3 {
                         let out = &want[row * n..(row + 1) * n];
-                        assert_close(out, &weight, &x[row * k..(row + 1) * k], dtype.block_len() > 1);
+                        assert_close(out, &weight, &weights, &x[row * k..(row + 1) * k], dtype.block_len() > 1);
                     }
                 }
                 for (i, m) in MS.into_iter().enumerate() {
@@ -222,7 +266,9 @@ fn the_generic_kernel_reads_every_type() {
                     want = row_by_row(&linear, &x, &pool);
                 }
                 assert_same(&out, &want, &format!("{weight:?} {isa}"));
-                assert_close(&out[..33], &weight, &x[..k], false);
+                let weights = seen_weights(&linear, &pool);
+                assert_near(&weights, &weight);
+                assert_close(&out[..33], &weight, &weights, &x[..k], false);
             }
         }
     }

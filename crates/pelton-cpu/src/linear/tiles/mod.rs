@@ -2,34 +2,39 @@
 //!
 //! ```text
 //! x ── quantize ─▶ 16 rows a tile, as the products read them                    activations.rs
-//! for each row block, some tiles of rows                          their codes stay in the second-level cache
-//!     for each panel of 16 output features
-//!         for each CHUNK of input features
-//!             expand the chunk of the panel                    once for all rows; stays in the first-level cache
-//!             for each two tiles of rows: products on tiles, then scales on vectors     units.rs, supers.rs
-//!         store the sums of each PANELS panels
+//! for each row block, some tiles of rows
+//!     for each chunk of input features                            their codes stay in the second-level cache
+//!         for each two panels of 16 output features
+//!             for each superblock of 256 input features of the chunk
+//!                 expand it to planes of bytes                     once for all rows; stays in the first-level cache
+//!                 for each few tiles of rows: products on tiles, then scales on vectors        expand.rs, here
+//!             store the sums of each PANELS panels; the next chunk goes on from there
 //! ```
 //!
-//! A core does not overlap its tiles with its vectors, and going from one to the other costs it some 25 ns (measured
-//! on Sapphire Rapids). So some 16 products are taken in one go, their integer sums stored, and then scaled.
+//! A fixed-point weight `w` (see `blocks.rs`) has 16 bits, a tile's weight 8: so it is cut into two signed digits, each
+//! a *plane* of bytes, `w = 256 * high + low`, whose sums are put together again.
 //!
-//! Invariant: for an output, the integer sums and the f32 operations with their order are those of `blocks.rs` and
-//! `superblocks.rs`: the same bits as a row alone gets there.
+//! A core does not overlap its tiles with its vectors, and going from one to the other costs it some 25 ns (measured
+//! on Sapphire Rapids). So some 32 products are taken in one go, their integer sums stored, and then scaled. A tile of
+//! activations, which comes from the second-level cache, serves four of them.
+//!
+//! Invariant: for an output, the integer sums are exact, and the f32 operations and their order are those of
+//! `blocks.rs`: the same bits as a row alone gets there.
 
 #![allow(clippy::needless_range_loop, reason = "r numbers rows, in several arrays at once")]
 
 pub(super) mod activations;
-pub(super) mod supers;
-pub(super) mod units;
+mod expand;
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-use super::activations::{BLOCK, LinearScratch};
-use super::blocks::Panels;
-use crate::amx::{TileShapes, Tiles};
+use super::activations::{BLOCK, UNIT};
+use super::blocks::{Format, Panels, UNITS, unit_of};
+use super::lanes_x86::Zmm;
+use crate::amx::{FULL_TILES, Tiles, panel_products};
 use crate::isa::Amx;
-use activations::{TileRows, TiledRows};
+use expand::{Planes, expand};
 
 /// Rows of activations of a tile.
 const ROWS: usize = 16;
@@ -37,76 +42,45 @@ const ROWS: usize = 16;
 /// From this many rows on tiles are used: below, the vector kernels take no longer.
 pub(super) const FROM_ROWS: usize = 9;
 
-/// Tiles of rows at most whose activations are kept in the cache together.
-const ROW_BLOCK: usize = 16;
+/// Tiles of rows at most that a superblock is expanded for.
+const ROW_BLOCK: usize = 32;
 
 /// Bytes of activations that may stay in the second-level cache, beside weights, sums and outputs.
-const ROW_BLOCK_BYTES: usize = 1600 << 10;
+const ROW_BLOCK_BYTES: usize = 1280 << 10;
 
-/// Tiles of rows of `k` features whose activations are kept in the cache together.
-fn row_block(k: usize) -> usize {
-    // A code a feature, and 96 bytes of sums for 256 of them.
-    let tile = ROWS * (k + k * 96 / 256);
-    ROW_BLOCK.min(ROW_BLOCK_BYTES / tile.max(1)).max(2) / 2 * 2
+/// Bytes of outputs from which on they are not kept in a cache: they would push out what is needed again.
+const STREAM_BYTES: usize = 2 << 20;
+
+/// Tiles of rows in a row block, of `tiles`: equal ones. `blocks` is the length of a row.
+fn row_block(tiles: usize, blocks: usize) -> usize {
+    // Rather expand twice than cut rows in two.
+    let most = if ROW_BLOCK * ROWS * BLOCK * blocks <= ROW_BLOCK_BYTES { ROW_BLOCK } else { ROW_BLOCK / 2 };
+    tiles.div_ceil(tiles.div_ceil(most).max(1)).next_multiple_of(BATCH).min(most)
 }
 
-/// Input features of a chunk: a block of activations. Longer ones push each other out of the first-level cache
-/// (measured: 512 features are a third slower at 32 rows).
-const CHUNK: usize = BLOCK;
+/// Superblocks in a chunk, of `blocks` and of row blocks of `tiles`: equal ones.
+fn chunk(blocks: usize, tiles: usize) -> usize {
+    let most = (ROW_BLOCK_BYTES / (tiles * ROWS * BLOCK)).max(1);
+    blocks.div_ceil(blocks.div_ceil(most).max(1))
+}
 
-/// Panels whose sums are stored together: runs of 256 bytes of a row of the output.
+/// Tiles of rows whose products are taken in one go (measured: 1 and 4 take 9% and 4% longer).
+const BATCH: usize = 2;
+
+/// Panels whose sums are stored together: runs of 256 bytes of a row of the output. Even.
 const PANELS: usize = 4;
+
+/// Elements of a tile of sums.
+const TILE: usize = 16 * ROWS;
 
 /// The sums of a tile of rows and 16 output features.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct Sums([[f32; 16]; ROWS]);
+struct Sums([[f32; 16]; ROWS]);
 
-/// A chunk of a panel.
-pub(super) struct Chunk<E> {
-    /// As it is stored.
-    packed: *const u8,
-    /// And expanded.
-    expanded: *const E,
-    /// Units of 32 features.
-    units: usize,
-    /// Whether its sums are the first: they replace what was there.
-    first: bool,
-}
-
-/// How a format is multiplied on tiles.
-pub(super) trait OnTiles {
-    /// A chunk of a panel, expanded.
-    type Expanded;
-    /// Integer sums on their way from the tiles to the vectors.
-    type Products;
-    /// Bytes of 256 input features of a panel.
-    const BLOCK_BYTES: usize;
-
-    /// The shapes of its tiles.
-    fn shapes() -> &'static TileShapes;
-
-    /// Where its activations are.
-    fn rows(scratch: &LinearScratch) -> &TiledRows;
-
-    /// Expands a chunk of `units` units.
-    ///
-    /// # Safety
-    /// AVX-512; the chunk is of this format.
-    unsafe fn expand(packed: *const u8, units: usize, out: *mut Self::Expanded);
-
-    /// Adds the products of a chunk with `T` (1 or 2) tiles of rows to their sums.
-    ///
-    /// # Safety
-    /// AVX-512; the chunk is of this format, `x` has as many features, `sums` points to `T` tiles.
-    unsafe fn multiply<const T: usize>(
-        tiles: &Tiles,
-        x: [TileRows<'_>; T],
-        chunk: &Chunk<Self::Expanded>,
-        products: *mut Self::Products,
-        sums: *mut Sums,
-    );
-}
+/// Integer sums on their way from the tiles to the vectors: of tiles of rows, two panels, two planes.
+#[repr(C, align(64))]
+struct Products([[[[i32; TILE]; 2]; 2]; BATCH]);
 
 /// Runs a task on tiles.
 ///
@@ -114,68 +88,149 @@ pub(super) trait OnTiles {
 /// The panels are of this format, its activations are the task's rows, the task owns its columns of `out`, and this
 /// thread's tiles are not configured.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run<W: OnTiles>(task: &Panels<'_>, amx: Amx) {
-    let x = W::rows(task.scratch);
+pub(super) unsafe fn run<F: Format>(task: &Panels<'_>, amx: Amx) {
+    let x = &task.scratch.tiles;
     assert_eq!(x.tiles(), task.rows.div_ceil(ROWS));
-    let tiles = Tiles::new(amx, W::shapes());
-    let mut expanded = MaybeUninit::<W::Expanded>::uninit();
-    let mut products = MaybeUninit::<W::Products>::uninit();
+    let tiles = Tiles::new(amx, &FULL_TILES);
+    let mut planes = MaybeUninit::<[Planes; 2]>::uninit();
+    let mut products = MaybeUninit::<Products>::uninit();
     let mut all_sums = MaybeUninit::<[[Sums; ROW_BLOCK]; PANELS]>::uninit();
-    let row_block = row_block(task.k);
+    let planes: *mut Planes = planes.as_mut_ptr().cast();
+    let sums: *mut [Sums; ROW_BLOCK] = all_sums.as_mut_ptr().cast();
+    let stream = task.rows * task.out_stride * size_of::<f32>() >= STREAM_BYTES;
+    let blocks = task.k.div_ceil(BLOCK);
+    let row_block = row_block(x.tiles(), blocks);
+    let chunk = chunk(blocks, row_block);
     for first in (0..x.tiles()).step_by(row_block) {
         let n = row_block.min(x.tiles() - first);
-        for panel in 0..task.n_panels {
-            // SAFETY: within the array; the first chunk writes it.
-            let sums: *mut Sums = unsafe { (&raw mut (*all_sums.as_mut_ptr())[panel % PANELS]).cast() };
-            for from in (0..task.k).step_by(CHUNK) {
-                let block = from / CHUNK;
-                let units = CHUNK.min(task.k - from) / 32;
-                // SAFETY: the caller's; a chunk lies within a panel, and `expanded` is written before it is read.
-                unsafe {
-                    let packed = task.weights.add(panel * task.panel_bytes + block * W::BLOCK_BYTES);
-                    W::expand(packed, units, expanded.as_mut_ptr());
-                    let chunk = Chunk { packed, expanded: expanded.as_ptr(), units, first: from == 0 };
-                    let products = products.as_mut_ptr();
-                    let mut tile = 0;
-                    while tile + 2 <= n {
-                        let rows = [x.tile(first + tile, block), x.tile(first + tile + 1, block)];
-                        W::multiply::<2>(&tiles, rows, &chunk, products, sums.add(tile));
-                        tile += 2;
-                    }
-                    if tile < n {
-                        W::multiply::<1>(&tiles, [x.tile(first + tile, block)], &chunk, products, sums.add(tile));
+        for from in (0..blocks).step_by(chunk) {
+            let to = blocks.min(from + chunk);
+            for panel in (0..task.n_panels).step_by(2) {
+                // The last panel may be alone: then its products are taken twice.
+                let two = usize::from(panel + 1 < task.n_panels);
+                if from > 0 {
+                    for p in panel..panel + 1 + two {
+                        // SAFETY: the caller's; an earlier chunk stored these sums.
+                        unsafe { load(task, first, p, n, (*sums.add(p % PANELS)).as_mut_ptr()) }
                     }
                 }
-            }
-            let ready = panel % PANELS + 1;
-            if ready == PANELS || panel + 1 == task.n_panels {
-                for tile in 0..n {
-                    // SAFETY: the caller's; the sums of these panels and tiles were written.
-                    unsafe { store(task, first + tile, panel + 1 - ready, ready, all_sums.as_ptr().cast(), tile) }
+                for block in from..to {
+                    let units = UNITS.min((task.k - block * BLOCK) / UNIT);
+                    // SAFETY: the caller's; a superblock lies within a panel, planes are written before they are read
+                    // (steps of a short superblock that were never written are multiplied by zeros, all bytes being
+                    // numbers), and the first superblock writes the sums.
+                    unsafe {
+                        let mut d = [_mm512_setzero_ps(); 2];
+                        for p in 0..1 + two {
+                            let weights = task.weights.add((panel + p) * task.panel_bytes + block * F::BYTES);
+                            expand::<F>(weights, units, planes.add(p));
+                            d[p] = unit_of::<F, Zmm>(weights);
+                        }
+                        for at in (0..n).step_by(BATCH) {
+                            let batch = BATCH.min(n - at);
+                            let b = [planes.cast_const().cast(), planes.add(two).cast_const().cast()];
+                            let out = products.as_mut_ptr();
+                            panel_products(&tiles, x.codes(first + at, block), b, out.cast(), batch);
+                            for t in 0..batch {
+                                let scales = x.scales(first + at + t, block);
+                                for p in 0..1 + two {
+                                    let sums = (*sums.add((panel + p) % PANELS)).as_mut_ptr().add(at + t);
+                                    scale((&raw const (*out).0[t][p]).cast(), d[p], scales, block == 0, sums);
+                                }
+                            }
+                        }
+                    }
+                }
+                let done = panel + two + 1;
+                if done % PANELS == 0 || done == task.n_panels {
+                    let ready = (done - 1) % PANELS + 1;
+                    let last = to == blocks;
+                    for tile in 0..n {
+                        // SAFETY: the caller's; the sums of these panels and tiles were written.
+                        unsafe {
+                            let sums = all_sums.as_ptr().cast::<Sums>().add(tile);
+                            store(task, first + tile, done - ready, ready, sums, (last, last && stream));
+                        }
+                    }
                 }
             }
         }
     }
+    if stream {
+        // Streamed stores are seen by other threads only after this.
+        _mm_sfence();
+    }
 }
 
-/// Adds the bias and stores the sums of tile `at` of a row block and of `n` panels, as far as there are rows and
-/// columns.
+/// Puts the integer sums of two planes together, scales them and adds them to the sums of a tile of rows.
 ///
 /// # Safety
-/// AVX-512; the task owns its columns of `out`; `sums` are `n` times [`ROW_BLOCK`] tiles.
+/// AVX-512; `dots` are 2 × 16 vectors; `sums` hold something but where these are the first.
 #[inline(always)]
-unsafe fn store(task: &Panels<'_>, tile: usize, panel: usize, n: usize, sums: *const Sums, at: usize) {
+unsafe fn scale(dots: *const __m512i, d: __m512, scales: &[f32; ROWS], first: bool, sums: *mut Sums) {
+    for r in 0..ROWS {
+        // SAFETY: the caller's.
+        unsafe {
+            let high = _mm512_slli_epi32::<8>(_mm512_load_si512(dots.add(r)));
+            let total = _mm512_add_epi32(high, _mm512_load_si512(dots.add(ROWS + r)));
+            let place: *mut f32 = (&raw mut (*sums).0[r]).cast();
+            let sum = if first { _mm512_setzero_ps() } else { _mm512_load_ps(place) };
+            let scale = _mm512_mul_ps(d, _mm512_set1_ps(scales[r]));
+            _mm512_store_ps(place, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, sum));
+        }
+    }
+}
+
+/// Which of 16 output features of panel `panel` exist.
+fn mask(task: &Panels<'_>, panel: usize) -> __mmask16 {
+    ((1u32 << (task.cols - 16 * panel).min(16)) - 1) as __mmask16
+}
+
+/// Loads what an earlier chunk stored of `n` tiles from tile `first` on, and a panel.
+///
+/// # Safety
+/// AVX-512; the task owns its columns of `out`.
+#[inline(always)]
+unsafe fn load(task: &Panels<'_>, first: usize, panel: usize, n: usize, sums: *mut Sums) {
+    for row in ROWS * first..task.rows.min(ROWS * (first + n)) {
+        // SAFETY: within `out`, see `Panels`; masked lanes are not accessed.
+        unsafe {
+            let v = _mm512_maskz_loadu_ps(mask(task, panel), task.out.add(row * task.out_stride + 16 * panel));
+            _mm512_store_ps((*sums.add(row / ROWS - first)).0[row % ROWS].as_mut_ptr(), v);
+        }
+    }
+}
+
+/// Stores the sums of a tile and of `n` panels, as far as there are rows and columns; those of the `last` chunk with
+/// the bias, past the caches where they are to `stream`.
+///
+/// # Safety
+/// AVX-512; the task owns its columns of `out`; `sums` are those of the first panel, [`ROW_BLOCK`] before the next's.
+#[inline(always)]
+unsafe fn store(
+    task: &Panels<'_>,
+    tile: usize,
+    panel: usize,
+    n: usize,
+    sums: *const Sums,
+    (last, stream): (bool, bool),
+) {
     for r in 0..ROWS.min(task.rows - ROWS * tile) {
         for p in 0..n {
             let col = 16 * (panel + p);
-            let mask = ((1u32 << (task.cols - col).min(16)) - 1) as __mmask16;
+            let mask = mask(task, panel + p);
             // SAFETY: within `out`, see `Panels`; masked lanes are not accessed; `bias` is empty or whole panels.
             unsafe {
-                let mut v = _mm512_load_ps((*sums.add(p * ROW_BLOCK + at)).0[r].as_ptr());
-                if !task.bias.is_empty() {
+                let mut v = _mm512_load_ps((*sums.add(p * ROW_BLOCK)).0[r].as_ptr());
+                if last && !task.bias.is_empty() {
                     v = _mm512_add_ps(v, _mm512_loadu_ps(task.bias.as_ptr().add(col)));
                 }
-                _mm512_mask_storeu_ps(task.out.add((ROWS * tile + r) * task.out_stride + col), mask, v);
+                let out = task.out.add((ROWS * tile + r) * task.out_stride + col);
+                if stream && mask == 0xffff && out.addr().is_multiple_of(64) {
+                    _mm512_stream_ps(out, v);
+                } else {
+                    _mm512_mask_storeu_ps(out, mask, v);
+                }
             }
         }
     }
