@@ -278,6 +278,20 @@ pub trait Backend {
     /// `out = gate(x[.., ..ffn]) * x[.., ffn..]`, `(rows, 2 ffn) -> (rows, ffn)`.
     fn gate(&mut self, x: &Self::Tensor, gate: Gate, out: &mut Self::Tensor);
 
+    /// `out = gate(h[.., ..ffn]) * h[.., ffn..]` of `h = x W^T + bias`: [`Backend::linear`] and [`Backend::gate`], to the
+    /// same bits. `hidden`, `(rows, 2 ffn)`, may be used for `h`; what it holds afterwards is unspecified.
+    fn gated_linear(
+        &mut self,
+        x: &Self::Tensor,
+        linear: &Self::Linear,
+        gate: Gate,
+        hidden: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) {
+        self.linear(x, linear, hidden);
+        self.gate(hidden, gate, out);
+    }
+
     /// Routes each row to its experts and sums their weighted answers into `out`, `(rows, hidden)`.
     fn moe(&mut self, x: &Self::Tensor, moe: &Moe<Self::Linear>, out: &mut Self::Tensor);
 

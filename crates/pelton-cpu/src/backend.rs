@@ -486,6 +486,16 @@ impl Backend for Cpu {
         }
     }
 
+    fn gated_linear(&mut self, x: &Tensor, linear: &PackedLinear, gate: Gate, hidden: &mut Tensor, out: &mut Tensor) {
+        assert_eq!((x.cols(), 2 * out.cols()), (linear.in_features(), linear.out_features()));
+        assert_eq!((x.rows(), x.rows()), (out.rows(), hidden.rows()));
+        let pool = &self.machine.pool;
+        if !linear.forward_gated(x.data(), x.rows(), gate, out.data_mut(), &mut self.linear, pool) {
+            self.linear(x, linear, hidden);
+            self.gate(hidden, gate, out);
+        }
+    }
+
     fn gate(&mut self, x: &Tensor, gate: Gate, out: &mut Tensor) {
         moe::gate_rows(&self.machine, x, gate, out);
     }

@@ -12,7 +12,7 @@ const GELU_SCALE: f32 = 1.595_769;
 const GELU_CUBE: f32 = 0.044_715;
 
 #[inline(always)]
-fn activate<S: Simd>(s: S, gate: Gate, x: S::F) -> S::F {
+pub(crate) fn activate<S: Simd>(s: S, gate: Gate, x: S::F) -> S::F {
     match gate {
         Gate::Silu => math::times_sigmoid(s, x, x),
         // 0.5 x (1 + tanh u) = x / (1 + e^-2u)

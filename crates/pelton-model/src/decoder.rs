@@ -212,8 +212,7 @@ impl<B: Backend> Decoder<B> {
     fn feed_forward(&self, backend: &mut B, layer: &Layer<B>, work: &mut Workspace<B>) {
         match &layer.ffn {
             Ffn::Dense { gate_up, down } => {
-                backend.linear(&work.normed, gate_up, &mut work.gate_up);
-                backend.gate(&work.gate_up, self.gate, &mut work.gated);
+                backend.gated_linear(&work.normed, gate_up, self.gate, &mut work.gate_up, &mut work.gated);
                 backend.linear(&work.gated, down, &mut work.delta);
             }
             Ffn::Experts(moe) => backend.moe(&work.normed, moe, &mut work.delta),

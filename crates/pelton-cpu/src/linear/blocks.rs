@@ -44,6 +44,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
 
+use pelton_backend::Gate;
+
 use super::activations::{ActBlock, BLOCK, LinearScratch, UNIT, tiles};
 use super::codes::{Codes, UnitCodes};
 use super::lanes::Lanes;
@@ -175,6 +177,18 @@ pub(super) struct Panels<'a> {
     pub(super) out_stride: usize,
     /// Output features that exist: the last panel may be part padding.
     pub(super) cols: usize,
+    /// Where the panels are gates: what they are multiplied by.
+    pub(super) gated: Option<Gated<'a>>,
+}
+
+/// The panels whose results are multiplied by a gate's.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only tiles take both at once"))]
+pub(super) struct Gated<'a> {
+    pub(super) gate: Gate,
+    /// The first panel.
+    pub(super) weights: *const u8,
+    /// `(16 n_panels,)` or empty.
+    pub(super) bias: &'a [f32],
 }
 
 impl Panels<'_> {

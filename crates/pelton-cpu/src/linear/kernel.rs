@@ -38,6 +38,8 @@ pub(super) struct Tiled {
     from_rows: usize,
     input: Input,
     run: unsafe fn(&Panels<'_>, Amx),
+    /// The same for [`Panels::gated`].
+    run_gated: unsafe fn(&Panels<'_>, Amx),
     proof: Amx,
 }
 
@@ -72,7 +74,15 @@ impl Kernel {
         self.tiled.as_ref().filter(|tiled| rows >= tiled.from_rows)
     }
 
-    /// Runs a task.
+    /// Whether tasks with [`Panels::gated`] may be run: `rows` rows, `k` input features.
+    pub(super) fn gates(&self, rows: usize, k: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.is_tiled(rows) && tiles::gates(rows, k);
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
+    /// Runs a task; one with [`Panels::gated`] only where [`Kernel::gates`] says so.
     ///
     /// # Safety
     /// The task's panels were packed by this kernel, its activations are what [`Kernel::input_of`] says, and the task
@@ -81,6 +91,7 @@ impl Kernel {
         // SAFETY: the caller's; the instructions exist, since kernels are made from an Isa alone.
         unsafe {
             match self.tiled(task.rows) {
+                Some(tiled) if task.gated.is_some() => (tiled.run_gated)(task, tiled.proof),
                 Some(tiled) => (tiled.run)(task, tiled.proof),
                 None => (self.run)(task, self.dtype),
             }
@@ -147,7 +158,8 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
     #[cfg(target_arch = "x86_64")]
     if let Isa::Amx(proof) = isa {
-        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::Tiles, run: tiles::run::<F>, proof });
+        let (run, run_gated) = (tiles::run::<F, false>, tiles::run::<F, true>);
+        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::Tiles, run, run_gated, proof });
         kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
     }
     kernels

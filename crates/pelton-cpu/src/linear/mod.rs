@@ -32,11 +32,11 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use pelton_backend::{BackendError, LinearSpec, Placement, Weight};
+use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
 
 pub use activations::LinearScratch;
 use activations::Shared;
-use blocks::{Panels, STREAMS};
+use blocks::{Gated, Panels, STREAMS};
 use kernel::{Input, Kernel, kernels_for};
 use memory::PanelMemory;
 pub use packed::{PackedError, checksum, packed_source};
@@ -208,18 +208,7 @@ impl PackedLinear {
         if rows == 0 {
             return;
         }
-        let wants = |input| self.segments.iter().any(|s| s.kernel.input_of(rows) == input);
-        if wants(Input::Blocks) {
-            scratch.quantize(x, rows, self.isa, pool);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if wants(Input::Tiles) {
-            scratch.tiles.quantize(x, rows, pool);
-        }
-        // A single row is its own interleaving.
-        if wants(Input::Floats) && rows > 1 {
-            scratch.interleave(x, rows, pool);
-        }
+        self.prepare(x, rows, scratch, pool);
         let floats = if rows > 1 { &scratch.floats } else { x };
         let threads = pool.threads();
         let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(rows, threads));
@@ -235,12 +224,71 @@ impl PackedLinear {
                     let n = per_task.min(segment.n_panels() - first);
                     let activations = Activations { rows, k: self.in_features, scratch, floats };
                     // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
-                    unsafe { segment.run(first, n, &activations, out.get(), self.out_features) };
+                    unsafe { segment.run(first, n, &activations, (out.get(), self.out_features), None) };
                     return;
                 }
                 task -= tasks;
             }
         });
+    }
+}
+
+impl PackedLinear {
+    /// Makes activations ready for all parts.
+    fn prepare(&self, x: &[f32], rows: usize, scratch: &mut LinearScratch, pool: &Pool) {
+        let wants = |input| self.segments.iter().any(|s| s.kernel.input_of(rows) == input);
+        if wants(Input::Blocks) {
+            scratch.quantize(x, rows, self.isa, pool);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if wants(Input::Tiles) {
+            scratch.tiles.quantize(x, rows, pool);
+        }
+        // A single row is its own interleaving.
+        if wants(Input::Floats) && rows > 1 {
+            scratch.interleave(x, rows, pool);
+        }
+    }
+
+    /// `out (rows, out_features / 2) = gate(h) * up`, where the columns of `h` and then of `up` are those of
+    /// [`PackedLinear::forward`]: the same bits as one after the other, but the outputs need not be stored and read
+    /// again. Returns `false`, and does nothing, where these weights on this machine, or so few rows, gain nothing.
+    ///
+    /// # Panics
+    /// Where `x` or `out` is not `rows` rows long.
+    pub fn forward_gated(
+        &self,
+        x: &[f32],
+        rows: usize,
+        gate: Gate,
+        out: &mut [f32],
+        scratch: &mut LinearScratch,
+        pool: &Pool,
+    ) -> bool {
+        let ffn = self.out_features / 2;
+        let [first, .., last] = &*self.segments else { return false };
+        let halves = self.segments.len() == 2 && first.rows == ffn && ffn.is_multiple_of(16);
+        let alike = first.kernel.dtype == last.kernel.dtype && first.panel_bytes == last.panel_bytes;
+        if !(halves && alike && [first, last].iter().all(|s| s.kernel.gates(rows, self.in_features))) {
+            return false;
+        }
+        assert_eq!(Some(x.len()), rows.checked_mul(self.in_features), "x is (rows, in_features)");
+        assert_eq!(Some(out.len()), rows.checked_mul(ffn), "out is (rows, out_features / 2)");
+        self.prepare(x, rows, scratch, pool);
+        let per_task = first.panels_per_task(rows, pool.threads());
+        let out = Shared(out.as_mut_ptr());
+        let activations = Activations { rows, k: self.in_features, scratch, floats: &[] };
+        pool.run(first.n_panels().div_ceil(per_task), &|task| {
+            let at = task * per_task;
+            let n = per_task.min(first.n_panels() - at);
+            // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
+            unsafe {
+                let (up, bias) = last.part(at, n);
+                let gated = Gated { gate, weights: up.as_ptr(), bias };
+                first.run(at, n, &activations, (out.get(), ffn), Some(gated));
+            }
+        });
+        true
     }
 }
 
@@ -253,13 +301,26 @@ struct Activations<'a> {
 }
 
 impl Segment {
-    /// Multiplies panels `first..first + n` by all rows.
+    /// Panels `first..first + n` and their bias.
+    fn part(&self, first: usize, n: usize) -> (&[u8], &[f32]) {
+        let panels = &self.panels.bytes()[first * self.panel_bytes..][..n * self.panel_bytes];
+        (panels, if self.bias.is_empty() { &[] } else { &self.bias[16 * first..16 * (first + n)] })
+    }
+
+    /// Multiplies panels `first..first + n` by all rows; `gated` are those of another segment, gated by these.
     ///
     /// # Safety
-    /// `out` points to `(rows, out_stride)` floats, and nobody else uses this segment's columns of those panels.
-    unsafe fn run(&self, first: usize, n: usize, x: &Activations<'_>, out: *mut f32, out_stride: usize) {
-        let weights = &self.panels.bytes()[first * self.panel_bytes..][..n * self.panel_bytes];
-        let bias = if self.bias.is_empty() { &[] } else { &self.bias[16 * first..16 * (first + n)] };
+    /// `out` points to `(rows, out_stride)` floats, and nobody else uses this segment's columns of those panels. `gated`
+    /// are as many panels, of the same kernel, which [`Kernel::gates`].
+    unsafe fn run(
+        &self,
+        first: usize,
+        n: usize,
+        x: &Activations<'_>,
+        (out, out_stride): (*mut f32, usize),
+        gated: Option<Gated<'_>>,
+    ) {
+        let (weights, bias) = self.part(first, n);
         // SAFETY: the segment's columns are within a row.
         let out = unsafe { out.add(self.first_col + 16 * first) };
         let task = Panels {
@@ -274,6 +335,7 @@ impl Segment {
             out,
             out_stride,
             cols: self.rows - 16 * first,
+            gated,
         };
         // SAFETY: the panels are this kernel's, and the columns are the caller's promise.
         unsafe { self.kernel.run(&task) }

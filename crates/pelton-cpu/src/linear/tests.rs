@@ -4,13 +4,15 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use pelton_backend::{LinearSpec, Weight};
+use pelton_backend::{Gate, LinearSpec, Weight};
 use pelton_quant::DType;
 
 use super::kernel::{Kernel, kernels_for};
 use super::{LinearScratch, PackedLinear};
+use crate::gate::Gated;
 use crate::isa::Isa;
 use crate::pool::Pool;
+use crate::simd::run;
 
 const NS: [usize; 7] = [1, 15, 16, 17, 33, 48, 130];
 const MS: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 40];
@@ -342,6 +344,52 @@ fn strange_activations_stay_in_their_row() {
             }
         }
     }
+}
+
+#[test]
+fn gates_have_the_bits_of_both_steps() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random(13);
+    let mut fused = 0;
+    for (dtype, k, ffn) in
+        [(DType::Q8_0, 96, 16), (DType::Q4_K, 512, 208), (DType::Q5_0, 288, 40), (DType::F32, 33, 48)]
+    {
+        let parts = vec![weight(dtype, ffn, k, &mut random), weight(dtype, ffn, k, &mut random)];
+        for bias in [Vec::new(), random.vec(2 * ffn)] {
+            let spec = LinearSpec::new("gated", parts.clone(), bias).unwrap();
+            for isa in Isa::available() {
+                let linear = PackedLinear::pack(&spec, isa, &pool).unwrap();
+                for rows in [1, 9, 16, 17, 40, 530] {
+                    let x = random.vec(rows * k);
+                    let (mut out, mut want) = (vec![0.0; rows * ffn], vec![0.0; rows * ffn]);
+                    let mut scratch = LinearScratch::new();
+                    if !linear.forward_gated(&x, rows, Gate::Silu, &mut out, &mut scratch, &pool) {
+                        continue;
+                    }
+                    fused += 1;
+                    let hidden = forward(&linear, &x, rows, &pool);
+                    run(isa, Gated { x: &hidden, gate: Gate::Silu, ffn, out: &mut want });
+                    assert_same(&out, &want, &format!("{dtype} {rows}x{k}x{ffn} on {isa}"));
+                }
+            }
+        }
+    }
+    // Two types of whole panels, with and without a bias, from 9 rows on.
+    let amx = Isa::available().iter().any(|isa| isa.name() == "amx");
+    assert_eq!(fused, if amx { 2 * 2 * 5 } else { 0 });
+}
+
+#[test]
+fn long_rows_are_cut_into_chunks() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random(17);
+    let (n, k, rows) = (40, 11 * 512, 300);
+    let weight = weight(DType::Q4_K, n, k, &mut random);
+    let bias = random.vec(n);
+    let spec = LinearSpec::new("long", vec![weight], bias).unwrap();
+    let linear = PackedLinear::pack(&spec, Isa::detect(), &pool).unwrap();
+    let x = random.vec(rows * k);
+    assert_same(&forward(&linear, &x, rows, &pool), &row_by_row(&linear, &x, &pool), "300 long rows");
 }
 
 #[test]

@@ -318,6 +318,24 @@ impl<B: Backend> Backend for Metered<B> {
         self.op("gate", |_| work, |b| b.gate(&x.inner, gate, &mut out.inner));
     }
 
+    fn gated_linear(
+        &mut self,
+        x: &Self::Tensor,
+        linear: &B::Linear,
+        gate: Gate,
+        hidden: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) {
+        if self.ledger.is_none() {
+            return self.inner.gated_linear(&x.inner, linear, gate, &mut hidden.inner, &mut out.inner);
+        }
+        let (role, mut work) = self.linear_work(linear, x.rows as f64);
+        let role = format!("{role}, gated");
+        work += elementwise(out.bytes(), 8.0);
+        let run = |b: &mut B| b.gated_linear(&x.inner, linear, gate, &mut hidden.inner, &mut out.inner);
+        self.op(&role, |_| work, run);
+    }
+
     fn moe(&mut self, x: &Self::Tensor, moe: &Moe<B::Linear>, out: &mut Self::Tensor) {
         let rows = x.rows;
         self.op("moe", |m| m.moe_work(moe, rows), |b| b.moe(&x.inner, moe, &mut out.inner));

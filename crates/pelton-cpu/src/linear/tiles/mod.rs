@@ -18,6 +18,9 @@
 //! on Sapphire Rapids). So some 32 products are taken in one go, their integer sums stored, and then scaled. A tile of
 //! activations, which comes from the second-level cache, serves four of them.
 //!
+//! Where a layer's outputs are gates and what they are multiplied by, the two panels of a visit are one of each, and only
+//! the products are stored.
+//!
 //! Invariant: for an output, the integer sums are exact, and the f32 operations and their order are those of
 //! `blocks.rs`: the same bits as a row alone gets there.
 
@@ -33,6 +36,7 @@ use super::activations::{BLOCK, UNIT};
 use super::blocks::{Format, Panels, UNITS, unit_of};
 use super::lanes_x86::Zmm;
 use crate::amx::{FULL_TILES, Tiles, panel_products};
+use crate::gate::activate;
 use crate::isa::Amx;
 use expand::{Planes, expand};
 
@@ -82,13 +86,19 @@ struct Sums([[f32; 16]; ROWS]);
 #[repr(C, align(64))]
 struct Products([[[[i32; TILE]; 2]; 2]; BATCH]);
 
-/// Runs a task on tiles.
+/// Whether gates may be multiplied here: the sums of a whole row must be there at once.
+pub(super) fn gates(rows: usize, k: usize) -> bool {
+    let blocks = k.div_ceil(BLOCK);
+    chunk(blocks, row_block(rows.div_ceil(ROWS), blocks)) == blocks
+}
+
+/// Runs a task on tiles; `GATED` says that it is one with gates.
 ///
 /// # Safety
 /// The panels are of this format, its activations are the task's rows, the task owns its columns of `out`, and this
 /// thread's tiles are not configured.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run<F: Format>(task: &Panels<'_>, amx: Amx) {
+pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: Amx) {
     let x = &task.scratch.tiles;
     assert_eq!(x.tiles(), task.rows.div_ceil(ROWS));
     let tiles = Tiles::new(amx, &FULL_TILES);
@@ -101,17 +111,30 @@ pub(super) unsafe fn run<F: Format>(task: &Panels<'_>, amx: Amx) {
     let blocks = task.k.div_ceil(BLOCK);
     let row_block = row_block(x.tiles(), blocks);
     let chunk = chunk(blocks, row_block);
+    assert!(!GATED || chunk == blocks && task.gated.is_some());
+    // Panels of a visit, and where the second one is.
+    let panels_each = if GATED { 1 } else { 2 };
     for first in (0..x.tiles()).step_by(row_block) {
         let n = row_block.min(x.tiles() - first);
         for from in (0..blocks).step_by(chunk) {
             let to = blocks.min(from + chunk);
-            for panel in (0..task.n_panels).step_by(2) {
+            for panel in (0..task.n_panels).step_by(panels_each) {
                 // The last panel may be alone: then its products are taken twice.
-                let two = usize::from(panel + 1 < task.n_panels);
+                let two = usize::from(GATED || panel + 1 < task.n_panels);
+                // SAFETY: within the task's panels.
+                let weights = unsafe {
+                    let at = task.weights.add(panel * task.panel_bytes);
+                    match &task.gated {
+                        Some(up) if GATED => [at, up.weights.add(panel * task.panel_bytes)],
+                        _ => [at, at.add(two * task.panel_bytes)],
+                    }
+                };
+                // Of the sums of some panels, those of this visit.
+                let slot = panel / panels_each % (PANELS / 2) * 2;
                 if from > 0 {
-                    for p in panel..panel + 1 + two {
+                    for p in 0..1 + two {
                         // SAFETY: the caller's; an earlier chunk stored these sums.
-                        unsafe { load(task, first, p, n, (*sums.add(p % PANELS)).as_mut_ptr()) }
+                        unsafe { load(task, first, panel + p, n, (*sums.add(slot + p)).as_mut_ptr()) }
                     }
                 }
                 for block in from..to {
@@ -122,7 +145,7 @@ pub(super) unsafe fn run<F: Format>(task: &Panels<'_>, amx: Amx) {
                     unsafe {
                         let mut d = [_mm512_setzero_ps(); 2];
                         for p in 0..1 + two {
-                            let weights = task.weights.add((panel + p) * task.panel_bytes + block * F::BYTES);
+                            let weights = weights[p].add(block * F::BYTES);
                             expand::<F>(weights, units, planes.add(p));
                             d[p] = unit_of::<F, Zmm>(weights);
                         }
@@ -134,22 +157,27 @@ pub(super) unsafe fn run<F: Format>(task: &Panels<'_>, amx: Amx) {
                             for t in 0..batch {
                                 let scales = x.scales(first + at + t, block);
                                 for p in 0..1 + two {
-                                    let sums = (*sums.add((panel + p) % PANELS)).as_mut_ptr().add(at + t);
+                                    let sums = (*sums.add(slot + p)).as_mut_ptr().add(at + t);
                                     scale((&raw const (*out).0[t][p]).cast(), d[p], scales, block == 0, sums);
                                 }
                             }
                         }
                     }
                 }
-                let done = panel + two + 1;
-                if done % PANELS == 0 || done == task.n_panels {
-                    let ready = (done - 1) % PANELS + 1;
+                let done = if GATED { panel + 1 } else { panel + 1 + two };
+                if slot + 2 == PANELS || done == task.n_panels {
                     let last = to == blocks;
                     for tile in 0..n {
                         // SAFETY: the caller's; the sums of these panels and tiles were written.
                         unsafe {
                             let sums = all_sums.as_ptr().cast::<Sums>().add(tile);
-                            store(task, first + tile, done - ready, ready, sums, (last, last && stream));
+                            if GATED {
+                                let n = slot / 2 + 1;
+                                store_gated(task, amx, first + tile, done - n, n, sums, stream);
+                            } else {
+                                let n = slot + 1 + two;
+                                store(task, first + tile, done - n, n, sums, (last, last && stream));
+                            }
                         }
                     }
                 }
@@ -217,21 +245,71 @@ unsafe fn store(
 ) {
     for r in 0..ROWS.min(task.rows - ROWS * tile) {
         for p in 0..n {
-            let col = 16 * (panel + p);
-            let mask = mask(task, panel + p);
-            // SAFETY: within `out`, see `Panels`; masked lanes are not accessed; `bias` is empty or whole panels.
+            let bias = if last { task.bias } else { &[] };
+            // SAFETY: the caller's.
             unsafe {
-                let mut v = _mm512_load_ps((*sums.add(p * ROW_BLOCK)).0[r].as_ptr());
-                if last && !task.bias.is_empty() {
-                    v = _mm512_add_ps(v, _mm512_loadu_ps(task.bias.as_ptr().add(col)));
-                }
-                let out = task.out.add((ROWS * tile + r) * task.out_stride + col);
-                if stream && mask == 0xffff && out.addr().is_multiple_of(64) {
-                    _mm512_stream_ps(out, v);
-                } else {
-                    _mm512_mask_storeu_ps(out, mask, v);
-                }
+                let v = with_bias((*sums.add(p * ROW_BLOCK)).0[r].as_ptr(), bias, panel + p);
+                put(task, ROWS * tile + r, panel + p, v, stream);
             }
+        }
+    }
+}
+
+/// Multiplies gates by what they gate and stores that, as [`store`].
+///
+/// # Safety
+/// As [`store`]; the sums of a gate's panel are followed by those of what it gates.
+#[inline(always)]
+unsafe fn store_gated(
+    task: &Panels<'_>,
+    amx: Amx,
+    tile: usize,
+    panel: usize,
+    n: usize,
+    sums: *const Sums,
+    stream: bool,
+) {
+    let Some(gated) = &task.gated else { return };
+    for r in 0..ROWS.min(task.rows - ROWS * tile) {
+        for p in 0..n {
+            // SAFETY: the caller's.
+            unsafe {
+                let gate = with_bias((*sums.add(2 * p * ROW_BLOCK)).0[r].as_ptr(), task.bias, panel + p);
+                let up = with_bias((*sums.add((2 * p + 1) * ROW_BLOCK)).0[r].as_ptr(), gated.bias, panel + p);
+                let v = _mm512_mul_ps(activate(amx.avx512(), gated.gate, gate), up);
+                put(task, ROWS * tile + r, panel + p, v, stream);
+            }
+        }
+    }
+}
+
+/// Sums of a row and a panel with their bias.
+///
+/// # Safety
+/// AVX-512; `sums` are 16 floats at the start of a cache line; `bias` is empty or whole panels.
+#[inline(always)]
+unsafe fn with_bias(sums: *const f32, bias: &[f32], panel: usize) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe {
+        let v = _mm512_load_ps(sums);
+        if bias.is_empty() { v } else { _mm512_add_ps(v, _mm512_loadu_ps(bias.as_ptr().add(16 * panel))) }
+    }
+}
+
+/// Stores the outputs of a row and a panel as far as there are columns.
+///
+/// # Safety
+/// AVX-512; the task owns its columns of `out`.
+#[inline(always)]
+unsafe fn put(task: &Panels<'_>, row: usize, panel: usize, v: __m512, stream: bool) {
+    let mask = mask(task, panel);
+    // SAFETY: within `out`, see `Panels`; masked lanes are not accessed.
+    unsafe {
+        let out = task.out.add(row * task.out_stride + 16 * panel);
+        if stream && mask == 0xffff && out.addr().is_multiple_of(64) {
+            _mm512_stream_ps(out, v);
+        } else {
+            _mm512_mask_storeu_ps(out, mask, v);
         }
     }
 }
