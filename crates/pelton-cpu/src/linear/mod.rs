@@ -51,7 +51,7 @@ const TASK_BYTES: usize = 256 << 10;
 /// Tasks that a thread should get at least, so that a slow thread can be helped.
 const TASKS_PER_THREAD: usize = 4;
 /// The same, of calls with many rows.
-const TILED_TASKS_PER_THREAD: usize = 3;
+const TILED_TASKS_PER_THREAD: usize = 2;
 
 /// One part of a linear layer, `(rows, k)` of one storage type.
 #[derive(Debug)]

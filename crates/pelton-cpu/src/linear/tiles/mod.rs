@@ -53,7 +53,7 @@ const ROW_BLOCK: usize = 32;
 const ROW_BLOCK_BYTES: usize = 1280 << 10;
 
 /// Bytes of outputs from which on they are not kept in a cache: they would push out what is needed again.
-const STREAM_BYTES: usize = 2 << 20;
+const STREAM_BYTES: usize = 6 << 20;
 
 /// Tiles of rows in a row block, of `tiles`: equal ones. `blocks` is the length of a row.
 fn row_block(tiles: usize, blocks: usize) -> usize {
