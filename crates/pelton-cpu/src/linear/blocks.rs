@@ -44,6 +44,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "m and p number rows and panels, in several arrays at once")]
 
+use std::ops::Range;
+
 use pelton_backend::Gate;
 
 use super::activations::{ActBlock, BLOCK, LinearScratch, UNIT, tiles};
@@ -165,6 +167,8 @@ pub(super) struct Panels<'a> {
     pub(super) k: usize,
     /// Activation rows.
     pub(super) rows: usize,
+    /// Those to multiply: all of them, or on tiles whole row blocks.
+    pub(super) row_range: Range<usize>,
     /// Quantized activations, in tiles.
     pub(super) scratch: &'a LinearScratch,
     /// Activations of float formats, in tiles.

@@ -74,6 +74,16 @@ impl Kernel {
         self.tiled.as_ref().filter(|tiled| rows >= tiled.from_rows)
     }
 
+    /// How many rows a task should multiply, of `rows` rows of `k` features.
+    pub(super) fn rows_of_task(&self, rows: usize, k: usize) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.is_tiled(rows) {
+            return tiles::rows_of_task(rows, k);
+        }
+        let _ = k;
+        rows
+    }
+
     /// Whether tasks with [`Panels::gated`] may be run: `rows` rows, `k` input features.
     pub(super) fn gates(&self, rows: usize, k: usize) -> bool {
         #[cfg(target_arch = "x86_64")]

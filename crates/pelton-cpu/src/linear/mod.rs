@@ -32,6 +32,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
+use std::ops::Range;
+
 use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
 
 pub use activations::LinearScratch;
@@ -72,17 +74,42 @@ impl Segment {
         self.rows.div_ceil(16)
     }
 
-    /// Panels of one task of `rows` rows.
-    fn panels_per_task(&self, rows: usize, threads: usize) -> usize {
+    /// How a call with `rows` rows of `k` features is cut into tasks.
+    fn cut(&self, rows: usize, k: usize, threads: usize) -> Cut {
+        let rows_each = self.kernel.rows_of_task(rows, k);
         let wanted = if self.kernel.is_tiled(rows) {
-            // Each task reads all activations, which may not be in a cache.
-            self.n_panels() / (threads * TILED_TASKS_PER_THREAD)
+            // Each task reads all activations of its rows, which may not be in a cache.
+            self.n_panels() * rows.div_ceil(rows_each) / (threads * TILED_TASKS_PER_THREAD)
         } else {
             (TASK_BYTES / self.panel_bytes.max(1)).min(self.n_panels() / (threads * TASKS_PER_THREAD))
         };
         // Whole groups of panels that are walked side by side, unless threads would go without work.
         let streams = STREAMS.min(self.n_panels() / threads).max(1);
-        (wanted / streams * streams).max(streams)
+        let panels_each = (wanted / streams * streams).max(streams);
+        Cut { rows_each, panels_each, groups: self.n_panels().div_ceil(panels_each), parts: rows.div_ceil(rows_each) }
+    }
+}
+
+/// The tasks of a call: the groups of panels of the first rows, then those of the next.
+#[derive(Clone, Copy)]
+struct Cut {
+    rows_each: usize,
+    panels_each: usize,
+    /// Groups of panels.
+    groups: usize,
+    /// Parts of the rows.
+    parts: usize,
+}
+
+impl Cut {
+    fn tasks(self) -> usize {
+        self.groups * self.parts
+    }
+
+    /// The rows, and the first panel and the number of panels, of a task: of all `rows` and `panels`.
+    fn task(self, task: usize, rows: usize, panels: usize) -> (Range<usize>, usize, usize) {
+        let (row, first) = (task / self.groups * self.rows_each, task % self.groups * self.panels_each);
+        (row..rows.min(row + self.rows_each), first, self.panels_each.min(panels - first))
     }
 }
 
@@ -211,23 +238,21 @@ impl PackedLinear {
         self.prepare(x, rows, scratch, pool);
         let floats = if rows > 1 { &scratch.floats } else { x };
         let threads = pool.threads();
-        let tasks_of = |s: &Segment| s.n_panels().div_ceil(s.panels_per_task(rows, threads));
-        let n_tasks = self.segments.iter().map(tasks_of).sum();
+        let cut = |s: &Segment| s.cut(rows, self.in_features, threads);
+        let n_tasks = self.segments.iter().map(|s| cut(s).tasks()).sum();
         let out = Shared(out.as_mut_ptr());
         let scratch = &*scratch;
         pool.run(n_tasks, &|mut task| {
             for segment in &self.segments {
-                let tasks = tasks_of(segment);
-                if task < tasks {
-                    let per_task = segment.panels_per_task(rows, threads);
-                    let first = task * per_task;
-                    let n = per_task.min(segment.n_panels() - first);
+                let cut = cut(segment);
+                if task < cut.tasks() {
+                    let part = cut.task(task, rows, segment.n_panels());
                     let activations = Activations { rows, k: self.in_features, scratch, floats };
-                    // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
-                    unsafe { segment.run(first, n, &activations, (out.get(), self.out_features), None) };
+                    // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint parts of it.
+                    unsafe { segment.run(part, &activations, (out.get(), self.out_features), None) };
                     return;
                 }
-                task -= tasks;
+                task -= cut.tasks();
             }
         });
     }
@@ -275,17 +300,16 @@ impl PackedLinear {
         assert_eq!(Some(x.len()), rows.checked_mul(self.in_features), "x is (rows, in_features)");
         assert_eq!(Some(out.len()), rows.checked_mul(ffn), "out is (rows, out_features / 2)");
         self.prepare(x, rows, scratch, pool);
-        let per_task = first.panels_per_task(rows, pool.threads());
+        let cut = first.cut(rows, self.in_features, pool.threads());
         let out = Shared(out.as_mut_ptr());
         let activations = Activations { rows, k: self.in_features, scratch, floats: &[] };
-        pool.run(first.n_panels().div_ceil(per_task), &|task| {
-            let at = task * per_task;
-            let n = per_task.min(first.n_panels() - at);
-            // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint columns of it.
+        pool.run(cut.tasks(), &|task| {
+            let part = cut.task(task, rows, first.n_panels());
+            // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint parts of it.
             unsafe {
-                let (up, bias) = last.part(at, n);
+                let (up, bias) = last.part(part.1, part.2);
                 let gated = Gated { gate, weights: up.as_ptr(), bias };
-                first.run(at, n, &activations, (out.get(), ffn), Some(gated));
+                first.run(part, &activations, (out.get(), ffn), Some(gated));
             }
         });
         true
@@ -307,15 +331,14 @@ impl Segment {
         (panels, if self.bias.is_empty() { &[] } else { &self.bias[16 * first..16 * (first + n)] })
     }
 
-    /// Multiplies panels `first..first + n` by all rows; `gated` are those of another segment, gated by these.
+    /// Multiplies panels `first..first + n` by rows; `gated` are those of another segment, gated by these.
     ///
     /// # Safety
-    /// `out` points to `(rows, out_stride)` floats, and nobody else uses this segment's columns of those panels. `gated`
-    /// are as many panels, of the same kernel, which [`Kernel::gates`].
+    /// `out` points to `(rows, out_stride)` floats, and nobody else uses these rows and columns of it. `gated` are as many
+    /// panels, of the same kernel, which [`Kernel::gates`].
     unsafe fn run(
         &self,
-        first: usize,
-        n: usize,
+        (row_range, first, n): (Range<usize>, usize, usize),
         x: &Activations<'_>,
         (out, out_stride): (*mut f32, usize),
         gated: Option<Gated<'_>>,
@@ -329,6 +352,7 @@ impl Segment {
             n_panels: n,
             k: x.k,
             rows: x.rows,
+            row_range,
             scratch: x.scratch,
             floats: x.floats,
             bias,

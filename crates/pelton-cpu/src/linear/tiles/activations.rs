@@ -22,7 +22,7 @@ use crate::tensor::Shared;
 const DEPTH: usize = 64;
 
 /// Bytes of a block of 16 rows.
-const BLOCK_TILE: usize = BLOCK * ROWS;
+pub(super) const BLOCK_TILE: usize = BLOCK * ROWS;
 
 /// A cache line, for alignment.
 #[derive(Clone, Copy, Debug)]
@@ -67,15 +67,10 @@ impl TiledRows {
         if x.len() < PARALLEL { (0..tiles).for_each(task) } else { pool.run(tiles, &task) }
     }
 
-    /// The codes of block `block` of tile `tile`; the next tile's of the row block follow.
-    pub(super) fn codes(&self, tile: usize, block: usize) -> *const i8 {
+    /// The codes and the scales of block `block` of tile `tile`, followed by those of the next tiles of its row block.
+    pub(super) fn block(&self, tile: usize, block: usize) -> (*const i8, &[[f32; ROWS]]) {
         let at = place(self.tiles(), self.row_block, self.blocks, tile, block);
-        self.codes[at * (BLOCK_TILE / 64)..].as_ptr().cast()
-    }
-
-    /// Their scales.
-    pub(super) fn scales(&self, tile: usize, block: usize) -> &[f32; ROWS] {
-        &self.scales[place(self.tiles(), self.row_block, self.blocks, tile, block)]
+        (self.codes[at * (BLOCK_TILE / 64)..].as_ptr().cast(), &self.scales[at..])
     }
 
     /// Tiles of rows.

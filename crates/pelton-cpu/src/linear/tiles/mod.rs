@@ -38,6 +38,7 @@ use super::lanes_x86::Zmm;
 use crate::amx::{FULL_TILES, Tiles, panel_products};
 use crate::gate::activate;
 use crate::isa::Amx;
+use activations::BLOCK_TILE;
 use expand::{Planes, expand};
 
 /// Rows of activations of a tile.
@@ -86,6 +87,12 @@ struct Sums([[f32; 16]; ROWS]);
 #[repr(C, align(64))]
 struct Products([[[[i32; TILE]; 2]; 2]; BATCH]);
 
+/// Rows that a task should multiply, of `rows` rows of `k` features: all, or a row block where it would read
+/// the activations of several.
+pub(super) fn rows_of_task(rows: usize, k: usize) -> usize {
+    ROWS * row_block(rows.div_ceil(ROWS), k.div_ceil(BLOCK))
+}
+
 /// Whether gates may be multiplied here: the sums of a whole row must be there at once.
 pub(super) fn gates(rows: usize, k: usize) -> bool {
     let blocks = k.div_ceil(BLOCK);
@@ -114,8 +121,10 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
     assert!(!GATED || chunk == blocks && task.gated.is_some());
     // Panels of a visit, and where the second one is.
     let panels_each = if GATED { 1 } else { 2 };
-    for first in (0..x.tiles()).step_by(row_block) {
-        let n = row_block.min(x.tiles() - first);
+    let task_tiles = task.row_range.start / ROWS..task.row_range.end.div_ceil(ROWS);
+    assert!(task_tiles.start % row_block == 0 && task_tiles.end <= x.tiles());
+    for first in task_tiles.clone().step_by(row_block) {
+        let n = row_block.min(task_tiles.end - first);
         for from in (0..blocks).step_by(chunk) {
             let to = blocks.min(from + chunk);
             for panel in (0..task.n_panels).step_by(panels_each) {
@@ -149,13 +158,14 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
                             expand::<F>(weights, units, planes.add(p));
                             d[p] = unit_of::<F, Zmm>(weights);
                         }
+                        let (codes, scales) = x.block(first, block);
+                        let scales = &scales[..n];
                         for at in (0..n).step_by(BATCH) {
                             let batch = BATCH.min(n - at);
                             let b = [planes.cast_const().cast(), planes.add(two).cast_const().cast()];
                             let out = products.as_mut_ptr();
-                            panel_products(&tiles, x.codes(first + at, block), b, out.cast(), batch);
-                            for t in 0..batch {
-                                let scales = x.scales(first + at + t, block);
+                            panel_products(&tiles, codes.add(at * BLOCK_TILE), b, out.cast(), batch);
+                            for (t, scales) in scales[at..at + batch].iter().enumerate() {
                                 for p in 0..1 + two {
                                     let sums = (*sums.add(slot + p)).as_mut_ptr().add(at + t);
                                     scale((&raw const (*out).0[t][p]).cast(), d[p], scales, block == 0, sums);
