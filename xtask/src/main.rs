@@ -43,7 +43,8 @@ const FLOORS: &[(&str, u32, &[&str])] = &[
         ],
     ),
     ("pelton-docs", 6, &["pelton"]),
-    ("pelton-cli", 7, &["pelton", "pelton-docs"]),
+    ("pelton-server", 6, &["pelton"]),
+    ("pelton-cli", 7, &["pelton", "pelton-docs", "pelton-server"]),
     ("xtask", 7, &[]),
 ];
 

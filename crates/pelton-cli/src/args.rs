@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Talk with a model
     Chat(ChatArgs),
+    /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama
+    Serve(Box<ServeArgs>),
     /// Show what is in a model: architecture, quantization, memory, template
     Inspect(InspectArgs),
     /// Measure prompt and generation speed beside the machine's limits
@@ -232,6 +234,86 @@ pub(crate) struct ChatArgs {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Model: a path, a hub name ORG/NAME[:QUANT], or NAME=MODEL to call it NAME; the built-in one if left out.
+    /// Repeatable: the first is loaded at the start, the others when they are asked for
+    #[arg(long, short, value_name = "[NAME=]MODEL")]
+    pub model: Vec<String>,
+    /// Where to listen; addresses beyond this machine need a key
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub host: std::net::IpAddr,
+    /// Port; 0 is any free one
+    #[arg(long, short, default_value = "8080", value_name = "PORT")]
+    pub port: u16,
+    /// Key that requests must carry, repeatable; other users of this machine can see it, the file's and
+    /// PELTON_API_KEY's they cannot
+    #[arg(long, value_name = "KEY", help_heading = "Access")]
+    pub api_key: Vec<String>,
+    /// File with keys, one a line; empty lines and lines that begin with # are left out
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    pub api_key_file: Option<PathBuf>,
+    /// Listen beyond this machine without a key: everybody who reaches the port is let in
+    #[arg(long, help_heading = "Access")]
+    pub insecure_no_auth: bool,
+    /// Origin of web pages that may use the server, such as https://example.org (repeatable; * is all)
+    #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
+    pub cors_origin: Vec<String>,
+    /// Do not serve the web page
+    #[arg(long, help_heading = "Access")]
+    pub no_page: bool,
+    /// Answers that are generated at once, where memory allows
+    #[arg(long, default_value = "64", value_name = "N", help_heading = "Limits", value_parser = numbers::one_to::<65_536>)]
+    pub parallel: usize,
+    /// Answers that may wait; beyond that requests are refused with 429
+    #[arg(long, default_value = "1024", value_name = "N", help_heading = "Limits", value_parser = numbers::one_to::<1_048_576>)]
+    pub queue: usize,
+    /// Requests of one key at once [default: no limit]
+    #[arg(long, value_name = "N", help_heading = "Limits", value_parser = numbers::at_least_one)]
+    pub key_concurrency: Option<usize>,
+    /// Connections at once
+    #[arg(long, default_value = "4096", value_name = "N", help_heading = "Limits", value_parser = numbers::one_to::<1_048_576>)]
+    pub max_connections: usize,
+    /// Largest body of a request
+    #[arg(long, default_value = "8", value_name = "MIB", help_heading = "Limits", value_parser = numbers::one_to::<1024>)]
+    pub max_body: usize,
+    /// Time for the headers of a request to arrive, and then for its body
+    #[arg(long, default_value = "30", value_name = "SECONDS", help_heading = "Limits", value_parser = numbers::one_to::<86_400>)]
+    pub read_timeout: usize,
+    /// Give a client up that takes none of its answer for so long
+    #[arg(long, default_value = "30", value_name = "SECONDS", help_heading = "Limits", value_parser = numbers::one_to::<86_400>)]
+    pub write_timeout: usize,
+    /// End every answer after so long [default: no limit]
+    #[arg(long, value_name = "SECONDS", help_heading = "Limits", value_parser = numbers::one_to::<86_400>)]
+    pub deadline: Option<usize>,
+    /// Time for running answers to end after SIGTERM or Ctrl-C
+    #[arg(long, default_value = "30", value_name = "SECONDS", help_heading = "Limits")]
+    pub drain: u64,
+    /// Memory that all models together may take [default: what is free]
+    #[arg(long, value_name = "MIB", help_heading = "Limits", value_parser = numbers::at_least_one)]
+    pub memory: Option<usize>,
+    /// Let further models go that were not used for so long [default: when another needs the memory]
+    #[arg(long, value_name = "SECONDS", help_heading = "Limits", value_parser = numbers::one_to::<31_536_000>)]
+    pub idle_unload: Option<usize>,
+    /// Refuse to start unless this much is granted, such as ctx=32768,seqs=8
+    #[arg(long, value_name = "WHAT", help_heading = "Limits")]
+    pub require: Option<String>,
+    /// Keep the computed beginnings of prompts in this folder, for the next start
+    #[arg(long, value_name = "DIR", help_heading = "Engine", conflicts_with = "no_prefix_cache")]
+    pub prefix_cache_dir: Option<PathBuf>,
+    /// What that folder may hold
+    #[arg(long, default_value = "4096", value_name = "MIB", help_heading = "Engine", value_parser = numbers::one_to::<16_777_216>)]
+    pub prefix_cache_size: usize,
+    /// Log why the beginning of a prompt had to be computed again; the lines quote the prompt
+    #[arg(long, help_heading = "Log")]
+    pub log_cache: bool,
+    /// Log prompts and answers
+    #[arg(long, help_heading = "Log")]
+    pub log_prompts: bool,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
     /// Model: a path or a hub name; the built-in one if left out
     pub model: Option<String>,
@@ -299,6 +381,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Measure single ops, for each storage type, shape and number of rows
     Kernels(BenchKernelsArgs),
+    /// Put a load on an OpenAI-compatible server and time every token
+    Serve(BenchServeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -327,6 +411,72 @@ pub(crate) struct BenchKernelsArgs {
     pub csv: bool,
     #[command(flatten)]
     pub compute: ComputeArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchServeArgs {
+    /// The server, with or without /v1
+    #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub url: String,
+    /// Name of the model there [default: the first that it lists]
+    #[arg(long, short)]
+    pub model: Option<String>,
+    /// Key to send [default: PELTON_API_KEY of the environment]
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// What completes the prompts
+    #[arg(long, value_enum, default_value = "chat")]
+    pub endpoint: EndpointArg,
+    /// Closed loop: clients at once, each of which sends its next request when the last one is answered
+    #[arg(long, value_delimiter = ',', default_value = "1,8,32", value_name = "N", value_parser = numbers::one_to::<16_384>)]
+    pub clients: Vec<usize>,
+    /// Open loop instead: requests a second on average, sent at random times (Poisson)
+    #[arg(long, value_delimiter = ',', value_name = "PER_SECOND", conflicts_with = "clients", value_parser = numbers::rate)]
+    pub rate: Vec<f32>,
+    /// Requests of each level [default: twice the clients, at least 16; 100 with --rate]
+    #[arg(long, value_name = "N", value_parser = numbers::one_to::<10_000_000>)]
+    pub requests: Option<usize>,
+    /// Requests before the first level that are in no figure
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub warmup: usize,
+    /// Length of each prompt in tokens
+    #[arg(long, short, default_value = "288", value_name = "TOKENS", value_parser = numbers::one_to::<4_194_304>)]
+    pub prompt_tokens: usize,
+    /// Of these so many are the same at the beginning of every prompt
+    #[arg(long, default_value = "256", value_name = "TOKENS")]
+    pub shared_tokens: usize,
+    /// Longest answer in tokens
+    #[arg(long, short = 'n', default_value = "128", value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub max_tokens: usize,
+    /// Ask the server to go on to the longest answer, where it knows `ignore_eos`
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Also send one prompt of this length in the midst of each level, and compare the others before and during it
+    #[arg(long, value_name = "TOKENS", value_parser = numbers::one_to::<4_194_304>)]
+    pub long_prompt: Option<usize>,
+    /// When the long prompt is sent, in seconds
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = numbers::seconds)]
+    pub long_after: f32,
+    /// The same seed gives the same prompts and the same arrivals
+    #[arg(long, default_value = "0", value_name = "N")]
+    pub seed: u64,
+    /// Give a request up when nothing comes for so many seconds
+    #[arg(long, default_value = "300", value_name = "SECONDS", value_parser = numbers::one_to::<86_400>)]
+    pub timeout: usize,
+    /// Write all figures as JSON (`-`: to stdout, in place of the tables)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a report with plots, one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EndpointArg {
+    /// /v1/chat/completions: one message, in the model's template
+    Chat,
+    /// /v1/completions: the text alone
+    Completions,
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,8 @@
 pub(crate) struct Environment {
     /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`, `amx`).
     pub isa: Option<String>,
+    /// `PELTON_API_KEY`: the key that `pelton serve` asks for and `pelton bench serve` sends.
+    pub api_key: Option<String>,
     /// Options of the model store, or why there is none.
     pub store: Result<pelton::StoreOptions, pelton::StoreError>,
     /// Where `pelton chat` keeps its history.
@@ -19,6 +21,7 @@ impl Environment {
         let state = state.or_else(|| set("HOME").map(|home| std::path::Path::new(&home).join(".local/state")));
         Environment {
             isa: set("PELTON_ISA"),
+            api_key: set("PELTON_API_KEY"),
             store: pelton::StoreOptions::from_vars(var),
             history: state.map(|dir| dir.join("pelton/history.txt")),
         }

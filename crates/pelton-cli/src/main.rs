@@ -42,6 +42,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Docs(args) => commands::docs::run(&args, context),
         Command::Run(args) => commands::run::run(&args, context),
         Command::Chat(args) => commands::chat::run(&args, context),
+        Command::Serve(args) => commands::serve::run(&args, context),
         Command::Inspect(args) => commands::inspect::run(&args, context),
         Command::Bench(args) => commands::bench::run(&args, context),
         Command::Pull(args) => commands::store::pull(&args, context),

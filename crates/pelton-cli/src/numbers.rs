@@ -34,6 +34,16 @@ pub(crate) fn share(text: &str) -> Result<f32, String> {
     number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1 (0 is off)")
 }
 
+/// Requests a second.
+pub(crate) fn rate(text: &str) -> Result<f32, String> {
+    number(text, |v| (1e-3..=1e5).contains(&v), "a number of requests a second from 0.001 to 100000")
+}
+
+/// A wait.
+pub(crate) fn seconds(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=86_400.0).contains(&v), "a number of seconds from 0 to 86400")
+}
+
 /// Any finite number.
 pub(crate) fn finite(text: &str) -> Result<f32, String> {
     number(text, |_| true, "a number (0 is off)")
@@ -82,5 +92,6 @@ mod tests {
         assert!(share("0").is_ok() && share("-0.1").is_err());
         assert!(not_negative("nan").is_err() && not_negative("inf").is_err() && not_negative("-1").is_err());
         assert!(positive("0").is_err() && finite("-2.5").is_ok());
+        assert!(rate("0").is_err() && rate("2.5").is_ok() && seconds("0").is_ok() && seconds("-1").is_err());
     }
 }

@@ -60,7 +60,7 @@ impl Context {
     }
 
     /// What a typed name stands for, and the store where it needs one.
-    fn find(&self, name: Option<&str>) -> anyhow::Result<(ModelRef, Option<Store>)> {
+    pub(crate) fn find(&self, name: Option<&str>) -> anyhow::Result<(ModelRef, Option<Store>)> {
         let model = ModelRef::parse(name)?;
         if let ModelRef::Path(path) = &model
             && path.is_file()

@@ -4,13 +4,15 @@ use std::process::{Command, Stdio};
 
 use crate::pelton::Sandbox;
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 16] = [
     &["docs"],
     &["run"],
     &["chat"],
+    &["serve"],
     &["inspect"],
     &["bench"],
     &["bench", "kernels"],
+    &["bench", "serve"],
     &["pull"],
     &["list"],
     &["rm"],

@@ -1,0 +1,148 @@
+//! `pelton serve`: models over HTTP until SIGTERM or Ctrl-C.
+//!
+//! Invariant: the log goes to stderr, a line at a time; what the server listens on is its first line, and is printed
+//! even where people asked for quiet: without it nobody could ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pelton::{ModelRef, Options, Require};
+use pelton_server::{Keys, LogSink, ModelOptions, ModelSource, Server, ServerError, ServerOptions};
+
+use crate::Usage;
+use crate::args::ServeArgs;
+use crate::input::read_file;
+use crate::setup::Context;
+use crate::term;
+
+pub(crate) fn run(args: &ServeArgs, context: &Context) -> anyhow::Result<()> {
+    let models = models(args, context)?;
+    let options = options(args, context)?;
+    allow_many_files();
+    let server = Server::bind(options, models).map_err(|e| match e {
+        ServerError::Options(message) => anyhow::Error::from(Usage(message)),
+        other => other.into(),
+    })?;
+    term::note(&format!("listening on http://{}", server.address()));
+    Ok(server.run()?)
+}
+
+/// The models with their names.
+fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
+    let mib = |n: usize| (n as u64).saturating_mul(1 << 20);
+    let engine = &args.engine;
+    let options = Options {
+        context: engine.context,
+        max_seqs: args.parallel,
+        max_waiting: args.queue,
+        steady_streams: true,
+        prefix_cache: !engine.no_prefix_cache,
+        prefix_cache_dir: args.prefix_cache_dir.clone(),
+        prefix_cache_bytes: mib(args.prefix_cache_size),
+        memory: args.memory.map(mib),
+        require: args.require.as_deref().map_or(Ok(Require::default()), Require::parse)?,
+        cache_packed: if engine.cache_packed { Some(context.packed_folder()?) } else { None },
+        ..context.compute_options(&engine.compute)
+    };
+    let mut sources = Vec::new();
+    let mut store = None;
+    for typed in &args.model {
+        let (name, model) = split_name(typed);
+        let (model, found) = context.find(Some(model))?;
+        store = store.or(found);
+        sources.push(ModelSource { id: name.unwrap_or_else(|| id_of(&model)), model, options: options.clone() });
+    }
+    if sources.is_empty() {
+        let id = id_of(&ModelRef::Embedded);
+        sources.push(ModelSource { id, model: ModelRef::Embedded, options });
+    }
+    Ok(ModelOptions {
+        sources,
+        store: store.map(Arc::new),
+        idle_unload: args.idle_unload.map(|s| Duration::from_secs(s as u64)),
+        memory: args.memory.map(mib),
+    })
+}
+
+/// `NAME=MODEL`, unless the whole is there as a file.
+fn split_name(typed: &str) -> (Option<String>, &str) {
+    match typed.split_once('=') {
+        Some((name, model)) if !name.is_empty() && !name.contains(['/', '\\']) && !std::path::Path::new(typed).exists() => {
+            (Some(name.to_string()), model)
+        }
+        _ => (None, typed),
+    }
+}
+
+/// What clients call a model that was given no name.
+fn id_of(model: &ModelRef) -> String {
+    match model {
+        ModelRef::Embedded => pelton::DEFAULT_NAME.to_string(),
+        ModelRef::EmbeddedDraft => pelton::DRAFT_NAME.to_string(),
+        ModelRef::Path(path) => {
+            let stem = path.file_stem().filter(|_| path.extension().is_some_and(|e| e == "gguf"));
+            stem.or(path.file_name()).unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+        }
+        ModelRef::Hub(spec) => spec.to_string(),
+    }
+}
+
+fn options(args: &ServeArgs, context: &Context) -> anyhow::Result<ServerOptions> {
+    let typed = args.api_key.iter().cloned().chain(context.environment.api_key.clone());
+    let mut keys = Keys::new(typed).map_err(Usage)?;
+    if let Some(file) = &args.api_key_file {
+        let text = read_file(file, context)?;
+        keys = keys.and(Keys::parse(&text).map_err(|e| Usage(format!("{}: {e}", file.display())))?);
+    }
+    let quiet = context.quiet;
+    let log: LogSink = Arc::new(move |line| {
+        if !quiet {
+            term::note(line);
+        }
+    });
+    let seconds = |n: usize| Duration::from_secs(n as u64);
+    Ok(ServerOptions {
+        address: (args.host, args.port).into(),
+        keys,
+        insecure_no_auth: args.insecure_no_auth,
+        cors_origins: args.cors_origin.clone(),
+        key_concurrency: args.key_concurrency,
+        max_connections: args.max_connections,
+        max_body: args.max_body << 20,
+        read_timeout: seconds(args.read_timeout),
+        write_timeout: seconds(args.write_timeout),
+        deadline: args.deadline.map(seconds),
+        drain: Duration::from_secs(args.drain),
+        page: !args.no_page,
+        log_prompts: args.log_prompts,
+        log_cache: args.log_cache,
+        log,
+    })
+}
+
+/// Each connection is a file handle, and the usual limit of 1,024 is soft: raises it as far as the system lets us.
+#[cfg(unix)]
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where this is refused, connections beyond the limit wait.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+#[cfg(not(unix))]
+fn allow_many_files() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_split_off() {
+        assert_eq!(split_name("tiny=pelton-tiny"), (Some("tiny".to_string()), "pelton-tiny"));
+        assert_eq!(split_name("pelton-tiny"), (None, "pelton-tiny"));
+        assert_eq!(split_name("./a=b.gguf"), (None, "./a=b.gguf"));
+        assert_eq!(id_of(&ModelRef::Path("/x/Some.Model-Q4.gguf".into())), "Some.Model-Q4");
+        assert_eq!(id_of(&ModelRef::Path("/x/folder".into())), "folder");
+    }
+}
