@@ -3,11 +3,13 @@
 
 mod bad_input;
 mod bench;
+mod bench_serve;
 mod docs;
 mod eval;
 mod hub;
 mod inspect;
 mod logits_file;
+mod mock_server;
 mod models;
 mod packed;
 mod pelton;

@@ -7,6 +7,7 @@
 mod kernels;
 mod ledgers;
 mod output;
+mod serve;
 
 use pelton::{Bench, Ceilings, Kind, Measurement, Model, Shape, Workload, available_memory};
 use serde_json::{Value, json};
@@ -19,8 +20,10 @@ use crate::term;
 use output::{csv_line, table};
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> anyhow::Result<()> {
-    if let Some(BenchCommand::Kernels(args)) = &args.what {
-        return kernels::run(args, context);
+    match &args.what {
+        Some(BenchCommand::Kernels(args)) => return kernels::run(args, context),
+        Some(BenchCommand::Serve(args)) => return serve::run(args, context),
+        None => {}
     }
     let workloads = workloads(args)?;
     let options = context.compute_options(&args.compute);
