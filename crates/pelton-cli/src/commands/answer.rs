@@ -80,7 +80,9 @@ pub(crate) fn stream(
 /// The performance line, with the reason where the answer was cut off.
 pub(crate) fn figures(finished: &Finished) -> String {
     match finished.reason {
-        reason @ (FinishReason::Context | FinishReason::MaxTokens | FinishReason::Deadline) => format!("{} ended by: {reason}", finished.timing),
+        reason @ (FinishReason::Context | FinishReason::MaxTokens | FinishReason::Deadline) => {
+            format!("{} ended by: {reason}", finished.timing)
+        }
         _ => finished.timing.to_string(),
     }
 }

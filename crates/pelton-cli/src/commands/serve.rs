@@ -67,7 +67,9 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
 /// `NAME=MODEL`, unless the whole is there as a file.
 fn split_name(typed: &str) -> (Option<String>, &str) {
     match typed.split_once('=') {
-        Some((name, model)) if !name.is_empty() && !name.contains(['/', '\\']) && !std::path::Path::new(typed).exists() => {
+        Some((name, model))
+            if !name.is_empty() && !name.contains(['/', '\\']) && !std::path::Path::new(typed).exists() =>
+        {
             (Some(name.to_string()), model)
         }
         _ => (None, typed),
