@@ -35,9 +35,8 @@ fn json_has_text_reason_and_ledger() {
     let outcome = run(&["--json", CODE, "-n", "3"]).ok();
     let object = outcome.json();
     assert_keys(&object, &["model", "text", "finish_reason", "timing"]);
-    let ledger =
-        ["prompt_tokens", "cached_tokens", "tokens", "first_token_ms", "total_ms", "tokens_per_s", "preemptions"];
-    assert_keys(&object["timing"], &ledger);
+    let ledger = ["prompt_tokens", "cached_tokens", "tokens", "queue_ms", "first_token_ms", "total_ms", "tokens_per_s"];
+    assert_keys(&object["timing"], &[&ledger[..], &["preemptions"]].concat());
     assert_eq!((&object["model"], &object["finish_reason"]), (&"pelton-tiny".into(), &"max_tokens".into()));
     assert_eq!(object["timing"]["tokens"], 3);
     assert_eq!(outcome.stdout.lines().count(), 1);

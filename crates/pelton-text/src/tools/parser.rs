@@ -72,8 +72,8 @@ enum Stage {
 /// parser.push(".\n<tool_call>\n{\"name\": \"look\", \"arguments\": {\"at\": 1}}\n</tool_call>", &mut parts);
 /// parser.finish(&mut parts);
 /// assert_eq!(parts[0], Part::Reasoning("Easy.".into()));
-/// assert_eq!(parts[3], Part::Call { index: 0, name: "look".into() });
-/// assert_eq!(parts[4], Part::Arguments { index: 0, json: r#"{"at": 1}"#.into() });
+/// assert_eq!(parts[2], Part::Call { index: 0, name: "look".into() });
+/// assert_eq!(parts[3], Part::Arguments { index: 0, json: r#"{"at": 1}"#.into() });
 /// ```
 #[derive(Debug)]
 pub struct AnswerParser {

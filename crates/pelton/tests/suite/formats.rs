@@ -120,11 +120,13 @@ fn quantized_ggufs_of_the_embedded_model_run_and_stay_close() {
     let ids = model.tokenizer.as_ref().unwrap().encode(text, Special::AsText);
     let reference = Options { backend: BackendChoice::Reference, ..options() };
     let before = Logits::compute(&model, &ids, &reference, false).unwrap().data;
+    // With activations in blocks of 256 the largest difference, one logit's, was 0.3 to 0.53, by the type of the keys and
+    // the order of sums; all of them together are within 0.021.
     let types = [
-        Bounds { dtype: DType::Q4_K, lost: (5.0, 0.2), added: (0.4, 0.03) },
-        Bounds { dtype: DType::Q5_K, lost: (2.5, 0.1), added: (0.4, 0.03) },
-        Bounds { dtype: DType::Q6_K, lost: (1.5, 0.06), added: (0.4, 0.03) },
-        Bounds { dtype: DType::Q4_0, lost: (5.0, 0.25), added: (0.4, 0.03) },
+        Bounds { dtype: DType::Q4_K, lost: (5.0, 0.2), added: (0.6, 0.025) },
+        Bounds { dtype: DType::Q5_K, lost: (2.5, 0.1), added: (0.6, 0.025) },
+        Bounds { dtype: DType::Q6_K, lost: (1.5, 0.06), added: (0.6, 0.025) },
+        Bounds { dtype: DType::Q4_0, lost: (5.0, 0.25), added: (0.6, 0.025) },
     ];
     types.iter().for_each(|bounds| check(&model, &ids, &before, bounds, options().kv_type));
 }
