@@ -15,8 +15,9 @@ use super::stats::{Fault, FaultKind, Record};
 /// Read of answers that are no stream.
 const MAX_PLAIN_BYTES: u64 = 4 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// As many connections as are ever kept open between requests.
-const MAX_IDLE: usize = 8192;
+/// Connections kept open between requests. None: some servers close theirs behind a stream without saying so, and the
+/// request that finds out would have to be sent again, which is not a load generator's to decide.
+const MAX_IDLE: usize = 0;
 /// Of each connection, in each direction.
 const BUFFER_BYTES: usize = 16 << 10;
 
