@@ -9,8 +9,8 @@
 //! - *The tiles are configured*: functions that use them take [`Tiles`], which lives on one thread (it is neither
 //!   `Send` nor `Sync`) from its `ldtilecfg` to its `tilerelease`.
 //! - *Nobody else uses tile registers meanwhile*: compiled Rust and C code never does of itself, and the system saves
-//!   and restores them with the thread. No function here leaves a value in a tile for the next one: each loads or
-//!   zeroes what it reads.
+//!   and restores them with the thread. Only [`product_step`] leaves values in tiles for the next function, and says so;
+//!   each other one loads or zeroes what it reads.
 //! - *Memory*: tiles read and write exactly the rows that their shape names, `stride` bytes apart, which every
 //!   function states as its safety condition.
 //!
@@ -111,68 +111,58 @@ spin!(spin_bf16, "tdpbf16ps");
 /// Bytes of a whole tile.
 pub(crate) const WHOLE_TILE: usize = 1024;
 
-/// Steps of 64 features of [`panel_products`].
+/// Steps of 64 features of a superblock's products.
 pub(crate) const STEPS: usize = 4;
 
-/// Products of signed bytes: of `n` tiles of rows of 256 features with two panels of 16 output features, each of two
-/// planes. For tile `t`, panel `p` and plane `q`: `out[t][p][q] (16, 16) = a[t] (4 steps, 16, 64) · b[p] (4 steps, q)`.
+/// One step of a superblock's products of bytes: of a tile of 16 rows of 64 features, which are signed, with two panels of
+/// 16 output features, each of two planes: a signed one and an unsigned one. `acc[p][q] (16, 16) = (or +=) a (16, 64) ·
+/// b[p][q]`, where the `first` step begins new sums; they stay in the tile registers 0 to 3 until [`store_products`].
+///
+/// A core works on several steps at once and fills the time between with what other instructions it finds there: so
+/// callers put vector work between steps (measured on Sapphire Rapids: some 60 operations a step cost nothing, as many
+/// behind the last step cost their full time).
 ///
 /// # Safety
-/// `a` points to `n` times 4 whole tiles, each `b[p]` to 4 × 2, `out` to `n` times 4 × 256 writable i32; `n` is not 0;
-/// `tiles` are [`FULL_TILES`].
+/// `a` points to a whole tile, each `b[p]` to two; `tiles` are [`FULL_TILES`], and between the first step and
+/// [`store_products`] nothing else uses them.
 #[inline(always)]
-pub(crate) unsafe fn panel_products(_tiles: &Tiles, a: *const i8, b: [*const i8; 2], out: *mut i32, n: usize) {
-    // One step: a tile of activations for four products. Tile registers 5 to 7 take the weights in turn.
-    macro_rules! step {
-        ($a:literal, $b:literal, $b2:literal) => {
-            concat!(
-                "tileloadd tmm4, [{a} + {row}*1 + ",
-                $a,
-                "]\n",
-                "tileloadd tmm5, [{b0} + {row}*1 + ",
-                $b,
-                "]\n",
-                "tdpbssd tmm0, tmm4, tmm5\n",
-                "tileloadd tmm6, [{b0} + {row}*1 + ",
-                $b2,
-                "]\n",
-                "tdpbssd tmm1, tmm4, tmm6\n",
-                "tileloadd tmm7, [{b1} + {row}*1 + ",
-                $b,
-                "]\n",
-                "tdpbssd tmm2, tmm4, tmm7\n",
-                "tileloadd tmm5, [{b1} + {row}*1 + ",
-                $b2,
-                "]\n",
-                "tdpbssd tmm3, tmm4, tmm5\n",
-            )
-        };
+pub(crate) unsafe fn product_step(_tiles: &Tiles, a: *const i8, b: [*const i8; 2], first: bool) {
+    // SAFETY: see the module; the tiles that are read are the caller's promise.
+    unsafe {
+        if first {
+            asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+        }
+        asm!(
+            "tileloadd tmm4, [{a} + {row}*1]",
+            "tileloadd tmm5, [{b0} + {row}*1]",
+            "tdpbssd tmm0, tmm4, tmm5",
+            "tileloadd tmm6, [{b0} + {row}*1 + 1024]",
+            "tdpbsud tmm1, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {row}*1]",
+            "tdpbssd tmm2, tmm4, tmm7",
+            "tileloadd tmm5, [{b1} + {row}*1 + 1024]",
+            "tdpbsud tmm3, tmm4, tmm5",
+            a = in(reg) a, b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) 64usize,
+            options(nostack, readonly, preserves_flags),
+        )
     }
-    // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+}
+
+/// Stores the sums of steps: `out[p][q] (16, 16)`.
+///
+/// # Safety
+/// `out` points to 4 × 256 writable i32; `tiles` are [`FULL_TILES`] after steps.
+#[inline(always)]
+pub(crate) unsafe fn store_products(_tiles: &Tiles, out: *mut i32) {
+    // SAFETY: see the module; the rows that are written are the caller's promise.
     unsafe {
         asm!(
-            "2:",
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            step!("0", "0", "1024"),
-            step!("1024", "2048", "3072"),
-            step!("2048", "4096", "5120"),
-            step!("3072", "6144", "7168"),
             "tilestored [{out} + {row}*1], tmm0",
             "tilestored [{out} + {row}*1 + 1024], tmm1",
             "tilestored [{out} + {row}*1 + 2048], tmm2",
             "tilestored [{out} + {row}*1 + 3072], tmm3",
-            "add {a}, 4096",
-            "add {out}, 4096",
-            "dec {n}",
-            "jnz 2b",
-            a = inout(reg) a => _, out = inout(reg) out => _, n = inout(reg) n => _,
-            b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) 64usize,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
+            out = in(reg) out, row = in(reg) 64usize,
+            options(nostack, preserves_flags),
         )
     }
 }

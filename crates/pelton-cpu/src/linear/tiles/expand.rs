@@ -10,7 +10,8 @@ use super::super::lanes::Lanes;
 use super::super::lanes_x86::Zmm;
 use crate::amx::{STEPS, WHOLE_TILE};
 
-/// A superblock of a panel, expanded: 4 steps of 64 features, each with its high and its low plane.
+/// A superblock of a panel, expanded: 4 steps of 64 features, each with its high plane, of signed bytes, and its low one, of
+/// unsigned bytes.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Planes([i8; STEPS * 2 * WHOLE_TILE]);
@@ -85,10 +86,7 @@ unsafe fn put<F: Format>(codes: __m512i, scale: __m512i, min: __m512i, to: *mut 
             }
             [even, odd]
         };
-        // The low digit is the low byte, with its sign; the high one is what is left.
         let low = _mm512_mask_blend_epi8(ODD_BYTES, even, _mm512_slli_epi16::<8>(odd));
-        let half = _mm512_set1_epi16(128);
-        let (even, odd) = (_mm512_add_epi16(even, half), _mm512_add_epi16(odd, half));
         let high = _mm512_mask_blend_epi8(ODD_BYTES, _mm512_srli_epi16::<8>(even), odd);
         _mm512_store_si512(to.cast(), high);
         _mm512_store_si512(to.add(WHOLE_TILE).cast(), low);

@@ -7,16 +7,16 @@
 //!         for each two panels of 16 output features
 //!             for each superblock of 256 input features of the chunk
 //!                 expand it to planes of bytes                     once for all rows; stays in the first-level cache
-//!                 for each few tiles of rows: products on tiles, then scales on vectors        expand.rs, here
+//!                 for each tile of rows: products on tiles, with the scales of the one before  expand.rs, here
 //!             store the sums of each PANELS panels; the next chunk goes on from there
 //! ```
 //!
-//! A fixed-point weight `w` (see `blocks.rs`) has 16 bits, a tile's weight 8: so it is cut into two signed digits, each
-//! a *plane* of bytes, `w = 256 * high + low`, whose sums are put together again.
+//! A fixed-point weight `w` (see `blocks.rs`) has 16 bits, a tile's weight 8: so it is cut into two digits, each a *plane*
+//! of bytes, `w = 256 * high + low` with a signed high and an unsigned low one, whose sums are put together again.
 //!
-//! A core does not overlap its tiles with its vectors, and going from one to the other costs it some 25 ns (measured
-//! on Sapphire Rapids). So some 32 products are taken in one go, their integer sums stored, and then scaled. A tile of
-//! activations, which comes from the second-level cache, serves four of them.
+//! A core works on tiles and on vectors at once as far as its instruction window reaches, which is some 30 products. So
+//! the sums of a tile of rows are scaled between the products of the next one. A tile of activations, which comes from
+//! the second-level cache, serves four products.
 //!
 //! Where a layer's outputs are gates and what they are multiplied by, the two panels of a visit are one of each, and only
 //! the products are stored.
@@ -35,7 +35,7 @@ use std::mem::MaybeUninit;
 use super::activations::{BLOCK, UNIT};
 use super::blocks::{Format, Panels, UNITS, unit_of};
 use super::lanes_x86::Zmm;
-use crate::amx::{FULL_TILES, Tiles, panel_products};
+use crate::amx::{FULL_TILES, STEPS, Tiles, WHOLE_TILE, product_step, store_products};
 use crate::gate::activate;
 use crate::isa::Amx;
 use activations::BLOCK_TILE;
@@ -60,7 +60,7 @@ const STREAM_BYTES: usize = 6 << 20;
 fn row_block(tiles: usize, blocks: usize) -> usize {
     // Rather expand twice than cut rows in two.
     let most = if ROW_BLOCK * ROWS * BLOCK * blocks <= ROW_BLOCK_BYTES { ROW_BLOCK } else { ROW_BLOCK / 2 };
-    tiles.div_ceil(tiles.div_ceil(most).max(1)).next_multiple_of(BATCH).min(most)
+    tiles.div_ceil(tiles.div_ceil(most).max(1)).min(most)
 }
 
 /// Superblocks in a chunk, of `blocks` and of row blocks of `tiles`: equal ones.
@@ -68,9 +68,6 @@ fn chunk(blocks: usize, tiles: usize) -> usize {
     let most = (ROW_BLOCK_BYTES / (tiles * ROWS * BLOCK)).max(1);
     blocks.div_ceil(blocks.div_ceil(most).max(1))
 }
-
-/// Tiles of rows whose products are taken in one go (measured: 1 and 4 take 9% and 4% longer).
-const BATCH: usize = 2;
 
 /// Panels whose sums are stored together: runs of 256 bytes of a row of the output. Even.
 const PANELS: usize = 4;
@@ -83,9 +80,9 @@ const TILE: usize = 16 * ROWS;
 #[repr(C, align(64))]
 struct Sums([[f32; 16]; ROWS]);
 
-/// Integer sums on their way from the tiles to the vectors: of tiles of rows, two panels, two planes.
+/// Integer sums on their way from the tiles to the vectors: of a tile of rows, two panels, two planes.
 #[repr(C, align(64))]
-struct Products([[[[i32; TILE]; 2]; 2]; BATCH]);
+struct Products([[[i32; TILE]; 2]; 2]);
 
 /// Rows that a task should multiply, of `rows` rows of `k` features: all, or a row block where it would read
 /// the activations of several.
@@ -110,7 +107,7 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
     assert_eq!(x.tiles(), task.rows.div_ceil(ROWS));
     let tiles = Tiles::new(amx, &FULL_TILES);
     let mut planes = MaybeUninit::<[Planes; 2]>::uninit();
-    let mut products = MaybeUninit::<Products>::uninit();
+    let mut products = MaybeUninit::<[Products; 2]>::uninit();
     let mut all_sums = MaybeUninit::<[[Sums; ROW_BLOCK]; PANELS]>::uninit();
     let planes: *mut Planes = planes.as_mut_ptr().cast();
     let sums: *mut [Sums; ROW_BLOCK] = all_sums.as_mut_ptr().cast();
@@ -128,7 +125,7 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
         for from in (0..blocks).step_by(chunk) {
             let to = blocks.min(from + chunk);
             for panel in (0..task.n_panels).step_by(panels_each) {
-                // The last panel may be alone: then its products are taken twice.
+                // The last panel may be alone: then its products are taken twice, and the second ones go nowhere.
                 let two = usize::from(GATED || panel + 1 < task.n_panels);
                 // SAFETY: within the task's panels.
                 let weights = unsafe {
@@ -146,6 +143,7 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
                         unsafe { load(task, first, panel + p, n, (*sums.add(slot + p)).as_mut_ptr()) }
                     }
                 }
+                let mut pending = None;
                 for block in from..to {
                     let units = UNITS.min((task.k - block * BLOCK) / UNIT);
                     // SAFETY: the caller's; a superblock lies within a panel, planes are written before they are read
@@ -158,20 +156,21 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
                             expand::<F>(weights, units, planes.add(p));
                             d[p] = unit_of::<F, Zmm>(weights);
                         }
+                        let b = [planes.cast_const().cast(), planes.add(two).cast_const().cast()];
                         let (codes, scales) = x.block(first, block);
-                        let scales = &scales[..n];
-                        for at in (0..n).step_by(BATCH) {
-                            let batch = BATCH.min(n - at);
-                            let b = [planes.cast_const().cast(), planes.add(two).cast_const().cast()];
-                            let out = products.as_mut_ptr();
-                            panel_products(&tiles, codes.add(at * BLOCK_TILE), b, out.cast(), batch);
-                            for (t, scales) in scales[at..at + batch].iter().enumerate() {
-                                for p in 0..1 + two {
-                                    let sums = (*sums.add(slot + p)).as_mut_ptr().add(at + t);
-                                    scale((&raw const (*out).0[t][p]).cast(), d[p], scales, block == 0, sums);
-                                }
-                            }
+                        for (t, scales) in scales[..n].iter().enumerate() {
+                            let sums = [0, 1].map(|p| (*sums.add(slot + p)).as_mut_ptr().add(t));
+                            let products = products.as_mut_ptr().cast::<Products>().add((block * n + t) % 2);
+                            let visit = Visit { products, d, scales, sums, first: block == 0 };
+                            multiply(&tiles, codes.add(t * BLOCK_TILE), b, products, pending.as_ref());
+                            pending = Some(visit);
                         }
+                    }
+                }
+                if let Some(visit) = pending {
+                    for step in 0..STEPS {
+                        // SAFETY: the visit's products were stored.
+                        unsafe { scale(&visit, step) }
                     }
                 }
                 let done = if GATED { panel + 1 } else { panel + 1 + two };
@@ -200,21 +199,58 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
     }
 }
 
-/// Puts the integer sums of two planes together, scales them and adds them to the sums of a tile of rows.
+/// A tile of rows and two panels whose integer sums wait to be scaled.
+struct Visit<'a> {
+    products: *const Products,
+    /// Unit of the weights of each panel's rows.
+    d: [__m512; 2],
+    /// Unit of each row's activations.
+    scales: &'a [f32; ROWS],
+    /// Where the sums of each panel are; the second's are nobody's where there is but one.
+    sums: [*mut Sums; 2],
+    /// Whether these are the first sums: what is there is not read.
+    first: bool,
+}
+
+/// Takes the products of a tile of rows and a superblock, and meanwhile scales those of the visit before.
 ///
 /// # Safety
-/// AVX-512; `dots` are 2 × 16 vectors; `sums` hold something but where these are the first.
+/// AVX-512; `a` is a tile of rows, `b` are [`Planes`], `out` is not what `before` reads.
 #[inline(always)]
-unsafe fn scale(dots: *const __m512i, d: __m512, scales: &[f32; ROWS], first: bool, sums: *mut Sums) {
-    for r in 0..ROWS {
-        // SAFETY: the caller's.
-        unsafe {
-            let high = _mm512_slli_epi32::<8>(_mm512_load_si512(dots.add(r)));
-            let total = _mm512_add_epi32(high, _mm512_load_si512(dots.add(ROWS + r)));
-            let place: *mut f32 = (&raw mut (*sums).0[r]).cast();
-            let sum = if first { _mm512_setzero_ps() } else { _mm512_load_ps(place) };
-            let scale = _mm512_mul_ps(d, _mm512_set1_ps(scales[r]));
-            _mm512_store_ps(place, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, sum));
+unsafe fn multiply(tiles: &Tiles, a: *const i8, b: [*const i8; 2], out: *mut Products, before: Option<&Visit<'_>>) {
+    // SAFETY: the caller's.
+    unsafe {
+        for step in 0..STEPS {
+            let b = [b[0].add(2 * WHOLE_TILE * step), b[1].add(2 * WHOLE_TILE * step)];
+            product_step(tiles, a.add(WHOLE_TILE * step), b, step == 0);
+            if let Some(visit) = before {
+                scale(visit, step);
+            }
+        }
+        store_products(tiles, out.cast());
+    }
+}
+
+/// Puts the integer sums of two planes together, scales them and adds them to the sums of a tile of rows: of the rows
+/// of one of [`STEPS`] steps.
+///
+/// # Safety
+/// AVX-512; the visit's products are stored, and its sums hold something but where these are the first.
+#[inline(always)]
+unsafe fn scale(visit: &Visit<'_>, step: usize) {
+    const PART: usize = ROWS / STEPS;
+    for r in PART * step..PART * (step + 1) {
+        for p in 0..2 {
+            // SAFETY: the caller's.
+            unsafe {
+                let dots: *const __m512i = (&raw const (*visit.products).0[p]).cast();
+                let high = _mm512_slli_epi32::<8>(_mm512_load_si512(dots.add(r)));
+                let total = _mm512_add_epi32(high, _mm512_load_si512(dots.add(ROWS + r)));
+                let place: *mut f32 = (&raw mut (*visit.sums[p]).0[r]).cast();
+                let sum = if visit.first { _mm512_setzero_ps() } else { _mm512_load_ps(place) };
+                let scale = _mm512_mul_ps(visit.d[p], _mm512_set1_ps(visit.scales[r]));
+                _mm512_store_ps(place, _mm512_fmadd_ps(_mm512_cvtepi32_ps(total), scale, sum));
+            }
         }
     }
 }
