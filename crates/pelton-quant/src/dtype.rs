@@ -81,19 +81,19 @@ dtypes! {
     Q6_K = 14, 256, 210;
     /// 8-bit codes with an f32 scale per 256 (an activation format, not stored in files).
     Q8_K = 15, 256, 292;
-    /// About 2.06 bits per element, from a codebook.
+    /// About 2.06 bits per element, from a codebook: [`crate::iq2_xxs`].
     IQ2_XXS = 16, 256, 66;
-    /// About 2.3 bits per element, from a codebook.
+    /// About 2.3 bits per element, from a codebook: [`crate::iq2_xs`].
     IQ2_XS = 17, 256, 74;
-    /// About 3.06 bits per element, from a codebook.
+    /// About 3.06 bits per element, from a codebook: [`crate::iq3_xxs`].
     IQ3_XXS = 18, 256, 98;
-    /// About 1.56 bits per element, from a codebook.
+    /// About 1.56 bits per element, from a codebook: [`crate::iq1_s`].
     IQ1_S = 19, 256, 50;
     /// 4-bit indices into a table of 16 uneven levels, a scale per 32: [`crate::iq4_nl`].
     IQ4_NL = 20, 32, 18;
-    /// About 3.4 bits per element, from a codebook.
+    /// About 3.4 bits per element, from a codebook: [`crate::iq3_s`].
     IQ3_S = 21, 256, 110;
-    /// About 2.5 bits per element, from a codebook.
+    /// About 2.5 bits per element, from a codebook: [`crate::iq2_s`].
     IQ2_S = 22, 256, 82;
     /// The levels of `IQ4_NL` with 6-bit scales per 32: [`crate::iq4_xs`].
     IQ4_XS = 23, 256, 136;
@@ -107,13 +107,13 @@ dtypes! {
     I64 = 27, 1, 8;
     /// 64-bit IEEE float.
     F64 = 28, 1, 8;
-    /// About 1.75 bits per element, from a codebook.
+    /// About 1.75 bits per element, from a codebook: [`crate::iq1_m`].
     IQ1_M = 29, 256, 56;
     /// The upper half of an f32 (bfloat16).
     BF16 = 30, 1, 2;
-    /// Ternary codes packed five to a byte.
+    /// Ternary codes packed five to a byte: [`crate::tq1_0`].
     TQ1_0 = 34, 256, 54;
-    /// Ternary codes of 2 bits.
+    /// Ternary codes of 2 bits: [`crate::tq2_0`].
     TQ2_0 = 35, 256, 66;
     /// OCP microscaling: 4-bit floats with a power-of-two scale per 32: [`crate::mxfp4`].
     MXFP4 = 39, 32, 17;
@@ -139,9 +139,18 @@ impl DType {
         DType::Q4_K,
         DType::Q5_K,
         DType::Q6_K,
+        DType::IQ1_S,
+        DType::IQ1_M,
+        DType::IQ2_XXS,
+        DType::IQ2_XS,
+        DType::IQ2_S,
+        DType::IQ3_XXS,
+        DType::IQ3_S,
         DType::IQ4_NL,
         DType::IQ4_XS,
         DType::MXFP4,
+        DType::TQ1_0,
+        DType::TQ2_0,
     ];
 
     /// The types that [`crate::encode`] writes.
@@ -154,10 +163,23 @@ impl DType {
         DType::Q5_0,
         DType::Q5_1,
         DType::Q8_0,
+        DType::Q2_K,
+        DType::Q3_K,
         DType::Q4_K,
         DType::Q5_K,
         DType::Q6_K,
+        DType::IQ1_S,
+        DType::IQ1_M,
+        DType::IQ2_XXS,
+        DType::IQ2_XS,
+        DType::IQ2_S,
+        DType::IQ3_XXS,
+        DType::IQ3_S,
+        DType::IQ4_NL,
+        DType::IQ4_XS,
         DType::MXFP4,
+        DType::TQ1_0,
+        DType::TQ2_0,
     ];
 
     /// The number of this type in a GGUF file.

@@ -60,6 +60,22 @@ pub enum QuantError {
         /// Its value.
         value: f32,
     },
+    /// There is not one importance for each element.
+    #[error("{n_importances} importances for {n_elements} elements; give one for each")]
+    ImportanceLength {
+        /// How many elements were given.
+        n_elements: usize,
+        /// How many importances were given.
+        n_importances: usize,
+    },
+    /// An importance that is no weight.
+    #[error("the importance of element {index} is {value}; it must be a finite number from 0")]
+    Importance {
+        /// The first such element.
+        index: usize,
+        /// Its importance.
+        value: f32,
+    },
     /// The scale of a block exceeds the largest f16 (65504).
     #[error("elements {first} to {last} are too large for the f16 scale of {dtype}; keep the tensor as F32 or BF16")]
     ScaleOverflow {

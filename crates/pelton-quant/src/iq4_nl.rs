@@ -1,4 +1,4 @@
-//! IQ4_NL: 4-bit indices into 16 uneven levels with one scale per 32 elements; 4.5 bits per element. Decode only.
+//! IQ4_NL: 4-bit indices into 16 uneven levels with one scale per 32 elements; 4.5 bits per element.
 //!
 //! ```text
 //! byte 0  2                    18
@@ -9,7 +9,8 @@
 
 use half::f16;
 
-use crate::rounding::{f16_at, unpack_nibbles};
+use crate::linear_search::{self, Uneven, uneven_index};
+use crate::rounding::{f16_at, pack_nibbles, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -60,4 +61,13 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     for (value, q) in out.iter_mut().zip(q) {
         *value = scale * f32::from(q);
     }
+}
+
+/// Searches for the scale of least squared error, weighted with `w`; `None` if it exceeds f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let (d, codes) = linear_search::search_one::<Uneven, BLOCK_LEN>(x, w)?;
+    let mut block = [0; BLOCK_BYTES];
+    block[..2].copy_from_slice(&d.to_le_bytes());
+    block[2..].copy_from_slice(&pack_nibbles(&codes.map(uneven_index)));
+    Some(block)
 }

@@ -1,4 +1,4 @@
-//! IQ4_XS: the levels of IQ4_NL; 8 sub-blocks of 32 elements with 6-bit scales; 4.25 bits per element. Decode only.
+//! IQ4_XS: the levels of IQ4_NL; 8 sub-blocks of 32 elements with 6-bit scales; 4.25 bits per element.
 //!
 //! ```text
 //! byte 0  2        4                   8                      136
@@ -12,7 +12,8 @@
 use half::f16;
 
 use crate::iq4_nl::{LEVELS, look_up};
-use crate::rounding::{f16_at, unpack_nibbles};
+use crate::linear_search::{self, Uneven, uneven_index};
+use crate::rounding::{f16_at, pack_nibbles, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 256;
@@ -68,4 +69,23 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
             *value = scale * f32::from(*q);
         }
     }
+}
+
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = linear_search::search::<Uneven, SUB_LEN, 8>(x, w, -32)?;
+    let mut block = [0; BLOCK_BYTES];
+    block[..2].copy_from_slice(&found.d.to_le_bytes());
+    let mut high = 0u16;
+    for (s, scale) in found.scales.iter().enumerate() {
+        let scale = (scale + 32) as u8;
+        block[4 + s / 2] |= (scale & 15) << (4 * (s % 2));
+        high |= u16::from(scale >> 4) << (2 * s);
+    }
+    block[2..4].copy_from_slice(&high.to_le_bytes());
+    let packed = block[8..].as_chunks_mut::<16>().0;
+    for (packed, codes) in packed.iter_mut().zip(found.codes.as_chunks::<SUB_LEN>().0) {
+        *packed = pack_nibbles(&codes.map(uneven_index));
+    }
+    Some(block)
 }

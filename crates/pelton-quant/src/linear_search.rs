@@ -1,90 +1,188 @@
-//! The search for scales of Q6_K: least weighted squared error over a block of 16 sub-blocks of 16.
+//! The search for scales where `value = scale · level`: least weighted squared error.
 //!
 //! ```text
-//! value = (d · scales[s]) · code                    scales: −128 … 127;  code: −32 … 31;  d: f16
+//! value = (d · scales[s]) · level               levels: what the format has, `Codes`;  scales: integers;  d: f16
 //!
-//! for each sub-block s: scale = fit(s)              a real number of either sign, the best of many
-//! d = the scale of largest magnitude / −128;  scales = rounded
+//! for each sub-block s: scale = fit(s)          a real number of either sign, the best of many
+//! d = the scale of largest magnitude / the largest integer;  scales = rounded
 //! repeat:  scales[s] = the best of its neighbours, for each s
 //!          d = least squares over the whole block for these codes
 //! until the error falls no more
 //! ```
 //!
-//! The sign of a scale is free, so a sub-block can use the one code more that the negative side has. Errors are
-//! weighted as `weights.rs` says.
+//! The sign of a scale is free, so a sub-block can use the one level more that the negative side has. Formats with one
+//! f16 scale a block stop after `fit`. Errors are weighted as `weights.rs` says.
 //! Invariant: plain f32 arithmetic in a fixed order, so that every machine writes the same bytes.
 
 use half::f16;
 
+use crate::iq4_nl;
 use crate::rounding::{LANES, first_extreme, inverse_or_zero, nearest_code, scale_f16, sum_lanes};
-use crate::weights;
 
-const SUB_LEN: usize = 16;
-const N_SUBS: usize = 16;
 /// Rounds of refinement over the whole block; more lower the error by less than a thousandth.
 const MAX_ROUNDS: usize = 2;
-const CODE_MIN: f32 = -32.0;
-const CODE_MAX: f32 = 31.0;
-/// The candidates of [`fit`] put the extreme element on codes from this …
-const STRETCH_FROM: f32 = -30.5;
-/// … in this many steps …
-const STRETCH_STEPS: u8 = 20;
-/// … of this size.
-const STRETCH_STEP: f32 = -0.15;
+/// Refits of the scale of a sub-block after the best candidate.
+const MAX_REFITS: usize = 2;
 
-/// The integers and the scale of one block, not yet packed.
-pub(crate) struct LinearBlock {
+/// The levels of a format.
+pub(crate) trait Codes {
+    /// The candidates of [`SubBlock::fit`] put the extreme element on levels from this …
+    const FROM: f32;
+    /// … in this many steps …
+    const STEPS: u8;
+    /// … of this size.
+    const STEP: f32;
+    /// The largest magnitude of a level.
+    const LARGEST: f32;
+
+    /// The level nearest to `x`.
+    fn nearest(x: f32) -> f32;
+}
+
+macro_rules! integers {
+    ($($(#[$doc:meta])* $name:ident: $low:literal to $high:literal, from $from:literal, $steps:literal of $step:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) struct $name;
+
+        impl Codes for $name {
+            const FROM: f32 = $from;
+            const STEPS: u8 = $steps;
+            const STEP: f32 = $step;
+            const LARGEST: f32 = -$low;
+
+            #[inline]
+            fn nearest(x: f32) -> f32 {
+                nearest_code(x, $low, $high)
+            }
+        }
+    )*};
+}
+
+integers! {
+    /// Of Q6_K.
+    SixBits: -32.0 to 31.0, from -30.6, 8 of -0.4;
+    /// Of Q5_0.
+    FiveBits: -16.0 to 15.0, from -14.4, 8 of -0.35;
+    /// Of Q4_0.
+    FourBits: -8.0 to 7.0, from -6.7, 8 of -0.3;
+    /// Of Q3_K.
+    ThreeBits: -4.0 to 3.0, from -2.9, 6 of -0.35;
+    /// Of TQ1_0 and TQ2_0.
+    Ternary: -1.0 to 1.0, from -1.0, 8 of -0.4;
+}
+
+/// The uneven levels of IQ4_NL and IQ4_XS.
+pub(crate) struct Uneven;
+
+/// The level nearest to the numbers from `h / 2 − 128` to `(h + 1) / 2 − 128`: it changes at multiples of a half alone.
+static NEAREST_UNEVEN: [f32; 512] = nearest_uneven();
+
+const fn nearest_uneven() -> [f32; 512] {
+    let mut nearest = [0.0; 512];
+    let mut h = 0;
+    while h < 512 {
+        // In quarters: the middle of the interval.
+        let middle = 2 * h as i32 - 511;
+        let (mut least, mut i) = (i32::MAX, 0);
+        while i < 16 {
+            let distance = (4 * iq4_nl::LEVELS[i] as i32 - middle).abs();
+            if distance < least {
+                least = distance;
+                nearest[h] = iq4_nl::LEVELS[i] as f32;
+            }
+            i += 1;
+        }
+        h += 1;
+    }
+    nearest
+}
+
+impl Codes for Uneven {
+    const FROM: f32 = -90.0;
+    const STEPS: u8 = 14;
+    const STEP: f32 = -4.4;
+    const LARGEST: f32 = 127.0;
+
+    #[inline]
+    fn nearest(x: f32) -> f32 {
+        /// 1.5 · 2²³: the sum with it has an integer in its low bits.
+        const NO_FRACTION: f32 = 12_582_912.0;
+        let x = if x > -128.0 { x } else { -128.0 };
+        let x = if x < 127.5 { x } else { 127.5 };
+        let h = ((2.0 * x + 255.5) + NO_FRACTION).to_bits() & 511;
+        NEAREST_UNEVEN[h as usize]
+    }
+}
+
+/// The index of a level of [`Uneven`].
+pub(crate) fn uneven_index(level: i8) -> u8 {
+    iq4_nl::LEVELS.iter().position(|&l| l == level).unwrap_or(0) as u8
+}
+
+/// The integers and the scale of one block of `N` sub-blocks, not yet packed.
+pub(crate) struct LinearBlock<const N: usize> {
     pub(crate) d: f16,
-    pub(crate) scales: [i8; N_SUBS],
-    /// −32 to 31, in element order.
+    pub(crate) scales: [i8; N],
+    /// Levels, in element order.
     pub(crate) codes: [i8; 256],
 }
 
-/// Searches a block; `None` if the scale exceeds f16.
-pub(crate) fn search(x: &[f32; 256]) -> Option<LinearBlock> {
+/// Searches a block of `N` sub-blocks of `LEN`, with integer scales from `low` to −`low` − 1; `None` if the scale exceeds f16.
+pub(crate) fn search<C: Codes, const LEN: usize, const N: usize>(
+    x: &[f32; 256],
+    w: &[f32; 256],
+    low: i8,
+) -> Option<LinearBlock<N>> {
     // Nothing past this can be held, and the squares of all below it are finite.
-    let largest = f16::MAX.to_f32() * 128.0 * 32.0;
+    let largest = f16::MAX.to_f32() * -f32::from(low) * C::LARGEST;
     if x.iter().any(|x| x.abs() > largest) {
         return None;
     }
-    let subs = &SubBlock::split(x);
-    let mut levels = Levels::nearest(&subs.each_ref().map(SubBlock::fit))?;
-    let mut error = levels.improve(subs);
+    let (x, w) = (x.as_chunks().0, w.as_chunks().0);
+    let subs: &[SubBlock<LEN>; N] = &std::array::from_fn(|s| SubBlock { x: x[s], w: w[s] });
+    let mut levels = Levels::nearest(&subs.each_ref().map(SubBlock::fit::<C>), low)?;
+    let mut sums = levels.improve::<C, LEN>(subs);
     for _ in 0..MAX_ROUNDS {
-        let Some(mut next) = levels.refit(subs) else { break };
-        let next_error = next.improve(subs);
-        if next_error >= error {
+        let Some(mut next) = sums.d().map(|d| Levels { d, ..levels }) else { break };
+        let next_sums = next.improve::<C, LEN>(subs);
+        if next_sums.cost >= sums.cost {
             break;
         }
-        (levels, error) = (next, next_error);
+        (levels, sums) = (next, next_sums);
     }
-    Some(levels.with_codes(subs))
+    Some(levels.with_codes::<C, LEN>(subs))
+}
+
+/// Searches a block with one f16 scale; `None` if it exceeds f16.
+pub(crate) fn search_one<C: Codes, const LEN: usize>(x: &[f32; LEN], w: &[f32; LEN]) -> Option<(f16, [i8; LEN])> {
+    let largest = f16::MAX.to_f32() * C::LARGEST;
+    if x.iter().any(|x| x.abs() > largest) {
+        return None;
+    }
+    let sub = SubBlock { x: *x, w: *w };
+    let d = scale_f16(sub.fit::<C>())?;
+    let inverse = inverse_or_zero(d.to_f32());
+    Some((d, x.map(|x| C::nearest(x * inverse) as i8)))
 }
 
 /// The elements of a sub-block with their weights `w`.
-struct SubBlock {
-    x: [f32; SUB_LEN],
-    w: [f32; SUB_LEN],
+struct SubBlock<const LEN: usize> {
+    x: [f32; LEN],
+    w: [f32; LEN],
 }
 
-impl SubBlock {
-    fn split(x: &[f32; 256]) -> [SubBlock; N_SUBS] {
-        let w = weights::of_block(x);
-        let (x, w) = (x.as_chunks().0, w.as_chunks().0);
-        std::array::from_fn(|s| SubBlock { x: x[s], w: w[s] })
-    }
-
+impl<const LEN: usize> SubBlock<LEN> {
     /// Elements and weights, [`LANES`] at a time.
     fn lanes(&self) -> impl Iterator<Item = (&[f32; LANES], &[f32; LANES])> {
         self.x.as_chunks().0.iter().zip(self.w.as_chunks().0)
     }
 
     /// `Σwq²` and `Σwqx` of the codes `q` = `x · inverse`, rounded.
-    fn code_sums(&self, inverse: f32) -> (f32, f32) {
+    fn code_sums<C: Codes>(&self, inverse: f32) -> (f32, f32) {
         let (mut qq_sums, mut qx_sums) = ([0.0; LANES], [0.0; LANES]);
         for (x, w) in self.lanes() {
             for lane in 0..LANES {
-                let q = nearest_code(x[lane] * inverse, CODE_MIN, CODE_MAX);
+                let q = C::nearest(x[lane] * inverse);
                 let wq = w[lane] * q;
                 qq_sums[lane] += wq * q;
                 qx_sums[lane] += wq * x[lane];
@@ -93,94 +191,130 @@ impl SubBlock {
         (sum_lanes(&qq_sums), sum_lanes(&qx_sums))
     }
 
-    /// The weighted sum of squared errors with the nearest codes.
-    fn error(&self, scale: f32) -> f32 {
-        let inverse = inverse_or_zero(scale);
-        let mut sums = [0.0; LANES];
-        for (x, w) in self.lanes() {
-            for lane in 0..LANES {
-                let error = scale * nearest_code(x[lane] * inverse, CODE_MIN, CODE_MAX) - x[lane];
-                sums[lane] += w[lane] * (error * error);
-            }
-        }
-        sum_lanes(&sums)
-    }
-
     /// The best real scale of the candidates' least-squares refits.
-    fn fit(&self) -> f32 {
+    fn fit<C: Codes>(&self) -> f32 {
         let extreme = first_extreme(&self.x);
         // The inverse of a subnormal number can be infinite; f16 scales vanish long before.
         if extreme.abs() < f32::MIN_POSITIVE {
             return 0.0;
         }
         let (mut best, mut explained) = (0.0, 0.0);
+        let mut consider = |inverse: f32| {
+            let (qq, qx) = self.code_sums::<C>(inverse);
+            // The least-squares scale qx / qq explains qx² / qq of Σwx².
+            let better = qx * qx > explained * qq;
+            if better {
+                (best, explained) = (qx / qq, qx * qx / qq);
+            }
+            (best, better)
+        };
         for sign in [1.0, -1.0] {
-            for step in 0..STRETCH_STEPS {
-                let inverse = sign * (STRETCH_FROM + STRETCH_STEP * f32::from(step)) / extreme;
-                let (qq, qx) = self.code_sums(inverse);
-                // The least-squares scale qx / qq explains qx² / qq of Σwx².
-                if qx * qx > explained * qq {
-                    (best, explained) = (qx / qq, qx * qx / qq);
-                }
+            for step in 0..C::STEPS {
+                consider(sign * (C::FROM + C::STEP * f32::from(step)) / extreme);
             }
         }
-        best
+        let mut scale = consider(0.0).0;
+        for _ in 0..MAX_REFITS {
+            let (next, better) = consider(inverse_or_zero(scale));
+            scale = next;
+            if !better {
+                break;
+            }
+        }
+        scale
+    }
+}
+
+/// What least squares needs of a block, with the scales as integers.
+#[derive(Clone, Copy, Default)]
+struct BlockSums {
+    /// The weighted squared error, less Σwx².
+    cost: f64,
+    /// `Σw(scale·q)²`
+    qq: f64,
+    /// `Σw(scale·q)x`
+    qx: f64,
+}
+
+impl BlockSums {
+    fn add(&mut self, (cost, qq, qx): (f32, f32, f32), scale: f64) {
+        self.cost += f64::from(cost);
+        self.qq += scale * scale * f64::from(qq);
+        self.qx += scale * f64::from(qx);
+    }
+
+    /// The `d` of least squared error for these codes; `None` if it is 0 or past f16.
+    fn d(self) -> Option<f32> {
+        scale_f16((self.qx / self.qq) as f32).map(f16::to_f32).filter(|d| *d != 0.0)
     }
 }
 
 /// Scales as stored; `d` is an f16 value, held as f32.
 #[derive(Clone, Copy)]
-struct Levels {
+struct Levels<const N: usize> {
     d: f32,
-    scales: [i8; N_SUBS],
+    low: i8,
+    scales: [i8; N],
 }
 
-impl Levels {
+impl<const N: usize> Levels<N> {
     /// Rounds real scales; `None` if `d` exceeds f16.
-    fn nearest(fits: &[f32; N_SUBS]) -> Option<Levels> {
-        let d = scale_f16(first_extreme(fits) / -128.0)?.to_f32();
+    fn nearest(fits: &[f32; N], low: i8) -> Option<Levels<N>> {
+        let (low_f, high_f) = (f32::from(low), -f32::from(low) - 1.0);
+        let d = scale_f16(first_extreme(fits) / low_f)?.to_f32();
         let inverse = inverse_or_zero(d);
-        let scales = fits.map(|scale| nearest_code(scale * inverse, -128.0, 127.0) as i8);
-        Some(Levels { d, scales })
+        let scales = fits.map(|scale| nearest_code(scale * inverse, low_f, high_f) as i8);
+        Some(Levels { d, low, scales })
     }
 
-    /// Moves each scale to the best of itself and its neighbours; returns the error of the block.
-    fn improve(&mut self, subs: &[SubBlock; N_SUBS]) -> f32 {
-        let mut total = 0.0;
+    /// Moves each scale to the best of itself and its neighbours.
+    fn improve<C: Codes, const LEN: usize>(&mut self, subs: &[SubBlock<LEN>; N]) -> BlockSums {
+        let mut total = BlockSums::default();
         for (sub, scale) in subs.iter().zip(&mut self.scales) {
+            let sums_of = |scale: i8| {
+                let real = self.d * f32::from(scale);
+                let (qq, qx) = sub.code_sums::<C>(inverse_or_zero(real));
+                // The weighted squared error, less Σwx², which no scale changes.
+                ((real * qq - 2.0 * qx) * real, qq, qx)
+            };
             let from = *scale;
-            let mut least = sub.error(self.d * f32::from(from));
-            for near in [from.saturating_sub(1), from.saturating_add(1)] {
-                let error = sub.error(self.d * f32::from(near));
-                if error < least {
-                    (*scale, least) = (near, error);
+            let mut least = sums_of(from);
+            for near in [from.saturating_sub(1).max(self.low), from.saturating_add(1).min(-(self.low + 1))] {
+                let sums = sums_of(near);
+                if sums.0 < least.0 {
+                    (*scale, least) = (near, sums);
                 }
             }
-            total += least;
+            total.add(least, f64::from(*scale));
         }
         total
     }
 
-    /// The `d` of least squared error over the block, for the codes that are nearest now; `None` if it is 0 or past f16.
-    fn refit(&self, subs: &[SubBlock; N_SUBS]) -> Option<Levels> {
-        let (mut aa, mut ax) = (0.0f64, 0.0f64);
-        for (sub, scale) in subs.iter().zip(self.scales) {
-            let (qq, qx) = sub.code_sums(inverse_or_zero(self.d * f32::from(scale)));
-            aa += f64::from(scale) * f64::from(scale) * f64::from(qq);
-            ax += f64::from(scale) * f64::from(qx);
-        }
-        let d = scale_f16((ax / aa) as f32).filter(|d| d.to_f32() != 0.0)?;
-        Some(Levels { d: d.to_f32(), ..*self })
-    }
-
-    fn with_codes(&self, subs: &[SubBlock; N_SUBS]) -> LinearBlock {
+    fn with_codes<C: Codes, const LEN: usize>(&self, subs: &[SubBlock<LEN>; N]) -> LinearBlock<N> {
         let mut codes = [0; 256];
-        for ((sub, codes), scale) in subs.iter().zip(codes.as_chunks_mut::<SUB_LEN>().0).zip(self.scales) {
+        for ((sub, codes), scale) in subs.iter().zip(codes.as_chunks_mut::<LEN>().0).zip(self.scales) {
             let inverse = inverse_or_zero(self.d * f32::from(scale));
             for (code, x) in codes.iter_mut().zip(&sub.x) {
-                *code = nearest_code(x * inverse, CODE_MIN, CODE_MAX) as i8;
+                *code = C::nearest(x * inverse) as i8;
             }
         }
         LinearBlock { d: f16::from_f32(self.d), scales: self.scales, codes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_uneven_level_is_found_for_every_quarter_and_beyond_the_ends() {
+        for quarter in -600i16..600 {
+            let x = f32::from(quarter) / 4.0 + 0.125;
+            let nearest =
+                iq4_nl::LEVELS.iter().map(|&l| f32::from(l)).min_by(|a, b| (a - x).abs().total_cmp(&(b - x).abs()));
+            assert_eq!(Some(Uneven::nearest(x)), nearest, "{x}");
+        }
+        assert_eq!(Uneven::nearest(f32::NAN), -127.0);
+        assert_eq!(iq4_nl::LEVELS.map(uneven_index), std::array::from_fn(|i| i as u8));
     }
 }

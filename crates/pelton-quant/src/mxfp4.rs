@@ -67,22 +67,37 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
 ///
 /// Never `None`: every finite f32 has a scale.
 pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let e = shared_exponent(first_extreme(x).abs());
-    let levels = LEVELS.map(|level| half_power(e) * f32::from(level));
+    Some(with_exponent(x, shared_exponent(first_extreme(x).abs())))
+}
+
+/// The exponent of least squared error, weighted with `w`, of the usual one and its neighbours. Never `None`.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let usual = shared_exponent(first_extreme(x).abs());
+    let error = |block: &[u8; BLOCK_BYTES]| {
+        let mut values = [0.0; BLOCK_LEN];
+        decode_block(block, &mut values);
+        let errors = values.iter().zip(x).zip(w).map(|((value, x), w)| {
+            let error = f64::from(*value) - f64::from(*x);
+            f64::from(*w) * error * error
+        });
+        errors.sum::<f64>()
+    };
+    let candidates = [usual, usual.saturating_add(1), usual.saturating_sub(1)].map(|e| with_exponent(x, e));
+    candidates.into_iter().min_by(|a, b| error(a).total_cmp(&error(b)))
+}
+
+fn with_exponent(x: &[f32; BLOCK_LEN], e: u8) -> [u8; BLOCK_BYTES] {
+    // The nearest level changes halfway, where the smaller one is taken; a zero has no sign.
+    let scale = half_power(e);
+    let halfway = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0].map(|level| scale * level);
     let q = x.map(|x| {
-        let mut nearest = (0, (levels[0] - x).abs());
-        for (index, level) in levels.iter().enumerate().skip(1) {
-            let distance = (level - x).abs();
-            if distance < nearest.1 {
-                nearest = (index as u8, distance);
-            }
-        }
-        nearest.0
+        let magnitude = halfway.iter().fold(0, |index, &halfway| index + u8::from(x.abs() > halfway));
+        if x < 0.0 && magnitude > 0 { magnitude | 8 } else { magnitude }
     });
     let mut block = [0; BLOCK_BYTES];
     block[0] = e;
     block[1..].copy_from_slice(&pack_nibbles(&q));
-    Some(block)
+    block
 }
 
 /// floor(log2(largest)) − 2, biased by 127; 0 for a block of zeros.

@@ -1,4 +1,4 @@
-//! Q2_K: 2-bit codes; 16 sub-blocks of 16 elements with 4-bit scales and minima; 2.625 bits per element. Decode only.
+//! Q2_K: 2-bit codes; 16 sub-blocks of 16 elements with 4-bit scales and minima; 2.625 bits per element.
 //!
 //! ```text
 //! byte 0                     16                    80 82   84
@@ -10,6 +10,7 @@
 
 use half::f16;
 
+use crate::affine_search;
 use crate::rounding::f16_at;
 
 /// Elements in a block.
@@ -66,4 +67,26 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
             *value = scale * f32::from(*q) - min;
         }
     }
+}
+
+/// The inverse of [`unpack_pairs`], from the low two bits of each code.
+pub(crate) fn pack_pairs(codes: &[u8; 256], packed: &mut [u8]) {
+    for (half, packed) in codes.as_chunks::<128>().0.iter().zip(packed.as_chunks_mut::<32>().0) {
+        for (l, byte) in packed.iter_mut().enumerate() {
+            *byte = (0..4).fold(0, |byte, k| byte | (half[32 * k + l] & 3) << (2 * k));
+        }
+    }
+}
+
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = affine_search::search::<SUB_LEN, 16>(x, w, 3, 15)?;
+    let mut block = [0; BLOCK_BYTES];
+    for (byte, (scale, min)) in block.iter_mut().zip(found.scales.iter().zip(found.mins)) {
+        *byte = scale | min << 4;
+    }
+    pack_pairs(&found.codes, &mut block[16..80]);
+    block[80..82].copy_from_slice(&found.d.to_le_bytes());
+    block[82..].copy_from_slice(&found.dmin.to_le_bytes());
+    Some(block)
 }

@@ -1,4 +1,4 @@
-//! Q3_K: 3-bit codes around 4; 16 sub-blocks of 16 elements with 6-bit scales; 3.4375 bits per element. Decode only.
+//! Q3_K: 3-bit codes around 4; 16 sub-blocks of 16 elements with 6-bit scales; 3.4375 bits per element.
 //!
 //! ```text
 //! byte 0                     32                    96                  108 110
@@ -12,7 +12,8 @@
 
 use half::f16;
 
-use crate::q2_k::unpack_pairs;
+use crate::linear_search::{self, ThreeBits};
+use crate::q2_k::{pack_pairs, unpack_pairs};
 use crate::rounding::f16_at;
 
 /// Elements in a block.
@@ -63,4 +64,24 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
             *value = scale * f32::from(*q as i8 - OFFSET as i8);
         }
     }
+}
+
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = linear_search::search::<ThreeBits, SUB_LEN, 16>(x, w, -32)?;
+    let codes = found.codes.map(|code| (code + OFFSET as i8) as u8);
+    let mut block = [0; BLOCK_BYTES];
+    for (i, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+        for (bits, code) in block.iter_mut().zip(codes) {
+            *bits |= (code >> 2) << i;
+        }
+    }
+    pack_pairs(&codes, &mut block[32..96]);
+    for (s, scale) in found.scales.iter().enumerate() {
+        let scale = (scale + 32) as u8;
+        block[96 + s % 8] |= (scale & 15) << (4 * (s / 8));
+        block[104 + s % 4] |= (scale >> 4) << (2 * (s / 4));
+    }
+    block[108..].copy_from_slice(&found.d.to_le_bytes());
+    Some(block)
 }

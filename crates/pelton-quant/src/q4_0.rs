@@ -9,6 +9,7 @@
 
 use half::f16;
 
+use crate::linear_search::{self, FourBits};
 use crate::rounding::{f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
 
 /// Elements in a block.
@@ -53,6 +54,16 @@ pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let q = x.map(|x| truncated(x * inverse + 8.5).clamp(0, 15) as u8);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
+    block[2..].copy_from_slice(&pack_nibbles(&q));
+    Some(block)
+}
+
+/// Searches for the scale of least squared error, weighted with `w`; `None` if it exceeds f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let (d, codes) = linear_search::search_one::<FourBits, BLOCK_LEN>(x, w)?;
+    let q = codes.map(|code| (code + OFFSET as i8) as u8);
+    let mut block = [0; BLOCK_BYTES];
+    block[..2].copy_from_slice(&d.to_le_bytes());
     block[2..].copy_from_slice(&pack_nibbles(&q));
     Some(block)
 }

@@ -9,6 +9,7 @@
 
 use half::f16;
 
+use crate::affine_search;
 use crate::rounding::{extremes, f16_at, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
 
 /// Elements in a block.
@@ -64,6 +65,16 @@ pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
     block[2..4].copy_from_slice(&scale_f16(min)?.to_le_bytes());
+    block[4..].copy_from_slice(&pack_nibbles(&q));
+    Some(block)
+}
+
+/// Searches for the scale and minimum of least squared error, weighted with `w`; `None` if one exceeds f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let (d, m, q) = affine_search::search_one(x, w, 15)?;
+    let mut block = [0; BLOCK_BYTES];
+    block[..2].copy_from_slice(&d.to_le_bytes());
+    block[2..4].copy_from_slice(&m.to_le_bytes());
     block[4..].copy_from_slice(&pack_nibbles(&q));
     Some(block)
 }

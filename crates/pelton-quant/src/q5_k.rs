@@ -67,9 +67,9 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
-/// Searches for the scales of least squared error; `None` if they exceed f16.
-pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let found = affine_search::search::<31>(x)?;
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = affine_search::search::<SUB_LEN, 8>(x, w, 31, 63)?;
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     block[2..4].copy_from_slice(&found.dmin.to_le_bytes());

@@ -11,7 +11,7 @@
 
 use half::f16;
 
-use crate::linear_search;
+use crate::linear_search::{self, SixBits};
 use crate::rounding::f16_at;
 
 /// Elements in a block.
@@ -63,9 +63,9 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
-/// Searches for the scales of least squared error; `None` if they exceed f16.
-pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let found = linear_search::search(x)?;
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = linear_search::search::<SixBits, SUB_LEN, 16>(x, w, -128)?;
     let mut block = [0; BLOCK_BYTES];
     for (e, code) in found.codes.iter().enumerate() {
         let code = (code + OFFSET as i8) as u8;

@@ -150,7 +150,9 @@ proptest! {
             let mut back = vec![0.0; 256];
             decode(dtype, &blocks, &mut back).expect("whole blocks");
             // The smallest f16 is 6e-8; below that only steps of it remain.
-            let bound = largest * 1.3 + 63.0 * 16.0 * 6e-8;
+            // A point of a coarse grid may overshoot some elements to meet the others.
+            let coarse = dtype.name().starts_with("IQ1") || dtype.name().starts_with("IQ2");
+            let bound = largest * if coarse { 2.0 } else { 1.3 } + 63.0 * 16.0 * 6e-8;
             prop_assert!(back.iter().all(|x| x.abs() <= bound), "{dtype}: {back:?}");
         }
     }

@@ -48,3 +48,14 @@ fn encoders_that_gguf_has_too_give_the_same_bytes() {
         }
     }
 }
+
+#[test]
+fn ternary_encoders_give_the_same_bytes() {
+    let input = floats(&golden("ternary.input"));
+    for dtype in [DType::TQ1_0, DType::TQ2_0] {
+        let expected = golden(&format!("{}.encode", dtype.name().to_lowercase()));
+        let mut out = Vec::new();
+        encode(dtype, &input, &mut out).expect("golden input is finite and fits");
+        assert!(out == expected, "{dtype}");
+    }
+}

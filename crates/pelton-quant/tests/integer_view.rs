@@ -2,7 +2,10 @@
 //!
 //! This is what a kernel's packer relies on. Blocks are arbitrary bytes, NaN and infinite scales included.
 
-use pelton_quant::{DType, decode, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
+use pelton_quant::{
+    DType, decode, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1,
+    q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0,
+};
 use proptest::prelude::*;
 
 /// The values of a block from its codes and scales, by the formula in the format's documentation.
@@ -34,7 +37,32 @@ fn from_integers(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     fn linear(d: f32, scales: &[i8], codes: impl Iterator<Item = i8>, sub_len: usize) -> Vec<f32> {
         codes.enumerate().map(|(i, q)| (d * f32::from(scales[i / sub_len])) * f32::from(q)).collect()
     }
+    /// Indices into levels, odd scales.
+    macro_rules! by_index {
+        ($format:ident, $scales:expr) => {{
+            let (block, codes) = integers!($format, i8);
+            let mut indices = [0; $format::BLOCK_LEN];
+            $format::indices(block, &mut indices);
+            let d = $format::d(block).to_f32() * $format::UNIT;
+            let scales: &[u8] = &$scales(block);
+            let value = |(i, &index): (usize, &u8)| {
+                let level = $format::LEVELS[usize::from(index)];
+                assert_eq!(level, codes[i], "{} element {i}", stringify!($format));
+                (d * f32::from(scales[i / $format::SUB_LEN])) * f32::from(level)
+            };
+            indices.iter().enumerate().map(value).collect()
+        }};
+    }
     match dtype {
+        DType::IQ1_S => by_index!(iq1_s, iq1_s::scales),
+        DType::IQ1_M => by_index!(iq1_m, iq1_m::scales),
+        DType::IQ2_XXS => by_index!(iq2_xxs, iq2_xxs::scales),
+        DType::IQ2_XS => by_index!(iq2_xs, iq2_xs::scales),
+        DType::IQ2_S => by_index!(iq2_s, iq2_s::scales),
+        DType::IQ3_XXS => by_index!(iq3_xxs, iq3_xxs::scales),
+        DType::IQ3_S => by_index!(iq3_s, iq3_s::scales),
+        DType::TQ1_0 => by_index!(tq1_0, |_| [1]),
+        DType::TQ2_0 => by_index!(tq2_0, |_| [1]),
         DType::Q4_0 => {
             let (block, codes) = integers!(q4_0, u8);
             around(q4_0::scale(block), &codes, q4_0::OFFSET)
@@ -150,6 +178,8 @@ fn constants_agree_with_the_table_and_codes_fill_their_range() {
     check! {
         Q4_0, q4_0, u8; Q4_1, q4_1, u8; Q5_0, q5_0, u8; Q5_1, q5_1, u8; Q8_0, q8_0, i8;
         Q2_K, q2_k, u8; Q3_K, q3_k, u8; Q4_K, q4_k, u8; Q5_K, q5_k, u8; Q6_K, q6_k, u8;
+        IQ1_S, iq1_s, i8; IQ1_M, iq1_m, i8; IQ2_XXS, iq2_xxs, i8; IQ2_XS, iq2_xs, i8; IQ2_S, iq2_s, i8;
+        IQ3_XXS, iq3_xxs, i8; IQ3_S, iq3_s, i8; TQ1_0, tq1_0, i8; TQ2_0, tq2_0, i8;
         IQ4_NL, iq4_nl, i8; IQ4_XS, iq4_xs, i8; MXFP4, mxfp4, i8;
     }
 }

@@ -22,6 +22,12 @@ F16_FIELDS = {
     T.Q2_K: [80, 82], T.Q3_K: [108], T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
     T.IQ4_NL: [0], T.IQ4_XS: [0], T.MXFP4: [],
 }
+# Formats added later, with a generator of their own so that the files above stay as they are. IQ1_M keeps the nibbles
+# of its f16 apart.
+LATER_F16_FIELDS = {
+    T.IQ2_XXS: [0], T.IQ2_XS: [0], T.IQ2_S: [0], T.IQ3_XXS: [0], T.IQ3_S: [0], T.IQ1_S: [0], T.IQ1_M: [],
+    T.TQ1_0: [52], T.TQ2_0: [64],
+}
 
 
 def random_f16(n):
@@ -97,6 +103,31 @@ def main():
         (HERE / "encode.input").write_bytes(x.tobytes())
         for dtype in (T.F16, T.BF16, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.MXFP4):
             (HERE / f"{dtype.name.lower()}.encode").write_bytes(quants.quantize(x, dtype).tobytes())
+
+        later()
+
+
+def later():
+    global rng
+    rng = np.random.default_rng(20261122)
+    for dtype, fields in LATER_F16_FIELDS.items():
+        noise = rng.integers(0, 256, (6, GGML_QUANT_SIZES[dtype][1]), dtype=np.uint8)
+        scales = np.concatenate([random_f16(5), rng.uniform(5e-5, 5e-4, 1).astype(np.float16)])
+        for at in fields:
+            noise[:, at:at + 2] = scales.reshape(6, 1).view(np.uint8)
+        if dtype == T.IQ1_M:
+            for j in range(4):
+                nibble = (scales.view(np.uint16) >> 4 * j & 15).astype(np.uint8)
+                noise[:, 49 + 2 * j] = noise[:, 49 + 2 * j] & 15 | nibble << 4
+        values = quants.dequantize(noise, dtype)
+        assert values.dtype == np.float32 and not np.isnan(values).any(), dtype.name
+        write_decode(dtype, noise.tobytes(), values)
+    # Blocks of 256, and the same numbers at other sizes: the ternary formats round on the largest magnitude.
+    x = rng.normal(0, 1, (4, 256)) * np.array([[1.0], [0.02], [1e-9], [0.0]])
+    x = np.concatenate([x, rng.standard_t(2, (2, 256)), rng.integers(-2, 3, (2, 256)) / 2]).astype(np.float32)
+    (HERE / "ternary.input").write_bytes(x.tobytes())
+    for dtype in (T.TQ1_0, T.TQ2_0):
+        (HERE / f"{dtype.name.lower()}.encode").write_bytes(quants.quantize(x, dtype).tobytes())
 
 
 def write_decode(dtype, raw, values):
