@@ -28,6 +28,9 @@ use crate::{Backend, Batch, BatchBuilder, PAGE_LEN, Reference, Rope, Weight};
 
 pub use invariance::batch_invariance;
 use plain::Plain;
+/// The plain implementation, with the rounding that a backend may do: a yardstick for those who probe a backend on data
+/// of their own.
+pub use plain::Plain as Yardstick;
 
 /// How far from the reference a backend may be; see the rule above.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,7 @@
 //! things can fail. A row's result depends on that row (and its sequence's KV) alone, never on its neighbours in
 //! the batch: greedy output is the same bits alone and under load.
 
-use pelton_quant::DType;
+use pelton_quant::{DType, WeightType};
 
 use crate::{Batch, BatchError, KvLayout, LinearSpec, Weight};
 
@@ -40,6 +40,19 @@ pub enum BackendError {
     /// A batch that breaks its own rules.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// A kernel whose results are not those of the scalar reference.
+    #[error(
+        "kernel {kernel} computes wrong results for {what}: {problem}; this is a fault of the kernel or of the machine, \
+         not of the model: run with --reference or with another instruction set (PELTON_ISA=scalar), and report it"
+    )]
+    Drift {
+        /// The kernel.
+        kernel: String,
+        /// What it was probed on.
+        what: String,
+        /// The error, and the error that is allowed.
+        problem: String,
+    },
 }
 
 fn supported_types() -> String {
@@ -150,7 +163,7 @@ pub struct Placement {
     /// The layer's name.
     pub name: String,
     /// Storage type in the file.
-    pub dtype: DType,
+    pub dtype: WeightType,
     /// Kernel that runs it.
     pub kernel: &'static str,
     /// Bytes that one pass over the weights reads.

@@ -3,8 +3,6 @@
 //! Weights stay in their file format and are decoded a row at a time by `pelton-quant`, so that memory stays
 //! that of the file. Nothing here is fast; everything here is what the fast kernels are held against.
 
-use pelton_quant::DType;
-
 use crate::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, PAGE_LEN, Placement,
     Rope, Weight,
@@ -145,7 +143,7 @@ impl Backend for Reference {
             name: w.name().to_string(),
             dtype: w.dtype(),
             kernel: "reference",
-            bytes: w.bytes().len(),
+            bytes: w.byte_len(),
         };
         linear.spec.parts.iter().map(place).collect()
     }
@@ -392,10 +390,4 @@ impl Backend for Reference {
         out.clear();
         out.extend_from_slice(&x.data);
     }
-}
-
-/// Storage types whose linear layers the production kernels run with activations quantized to int8; the others
-/// are float products.
-pub(crate) fn is_block_quantized(dtype: DType) -> bool {
-    dtype.block_len() > 1
 }

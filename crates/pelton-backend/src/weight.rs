@@ -1,12 +1,13 @@
 //! Weights on their way from a file to a backend: a type, a shape, and shared bytes.
 //!
-//! Invariant: a [`Weight`]'s byte count equals `rows` whole rows of its type, so a backend may slice rows freely.
+//! Invariant: the bytes of a [`Weight`] in blocks are `rows` whole rows of its type, so a backend may slice rows freely;
+//! grouped weights give any of their rows.
 
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pelton_quant::DType;
+use pelton_quant::{DType, Grouped, WeightType};
 
 use crate::BackendError;
 
@@ -17,10 +18,20 @@ pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 #[derive(Clone)]
 pub struct Weight {
     name: String,
-    dtype: DType,
     rows: usize,
     cols: usize,
-    bytes: SharedBytes,
+    storage: Storage,
+}
+
+#[derive(Clone)]
+enum Storage {
+    /// Rows of blocks; those of this weight begin at byte `start`.
+    Blocks {
+        dtype: DType,
+        bytes: SharedBytes,
+        start: usize,
+    },
+    Grouped(Grouped),
 }
 
 impl Weight {
@@ -47,7 +58,13 @@ impl Weight {
             let problem = format!("({rows}, {cols}) of {} needs {want}, the tensor has {got} bytes", dtype.name());
             return Err(BackendError::Shape { tensor: name, problem });
         }
-        Ok(Weight { name, dtype, rows, cols, bytes })
+        Ok(Weight { name, rows, cols, storage: Storage::Blocks { dtype, bytes, start: 0 } })
+    }
+
+    /// A matrix of codes in groups, as Hugging Face files have them.
+    pub fn grouped(name: impl Into<String>, grouped: Grouped) -> Weight {
+        let (name, rows, cols) = (name.into(), grouped.rows(), grouped.cols());
+        Weight { name, rows, cols, storage: Storage::Grouped(grouped) }
     }
 
     /// A float32 matrix from values, mostly for tests.
@@ -65,8 +82,19 @@ impl Weight {
     }
 
     /// Storage type.
-    pub fn dtype(&self) -> DType {
-        self.dtype
+    pub fn dtype(&self) -> WeightType {
+        match &self.storage {
+            Storage::Blocks { dtype, .. } => (*dtype).into(),
+            Storage::Grouped(grouped) => grouped.kind().into(),
+        }
+    }
+
+    /// The arrays of grouped weights; `None` for blocks.
+    pub fn as_grouped(&self) -> Option<&Grouped> {
+        match &self.storage {
+            Storage::Blocks { .. } => None,
+            Storage::Grouped(grouped) => Some(grouped),
+        }
     }
 
     /// Output features.
@@ -79,20 +107,53 @@ impl Weight {
         self.cols
     }
 
-    /// Bytes of one row.
+    /// Bytes of all rows as they are stored.
+    pub fn byte_len(&self) -> usize {
+        match &self.storage {
+            Storage::Blocks { dtype, .. } => {
+                let row = dtype.row_bytes(self.cols).expect("whole blocks were checked by Weight::new");
+                self.rows * row
+            }
+            Storage::Grouped(grouped) => grouped.byte_len(),
+        }
+    }
+
+    /// Bytes of one row, rounded up.
     pub fn row_bytes(&self) -> usize {
-        self.bytes().len() / self.rows
+        self.byte_len().div_ceil(self.rows)
     }
 
-    /// All bytes, row after row.
-    pub fn bytes(&self) -> &[u8] {
-        (*self.bytes).as_ref()
-    }
-
-    /// The bytes of some rows.
+    /// All bytes of a weight in blocks, row after row.
     ///
     /// # Panics
-    /// Where the range reaches past the last row.
+    /// For grouped weights, whose rows are not contiguous: see [`Weight::as_grouped`].
+    pub fn bytes(&self) -> &[u8] {
+        match &self.storage {
+            Storage::Blocks { bytes, start, .. } => &(**bytes).as_ref()[*start..][..self.byte_len()],
+            Storage::Grouped(_) => panic!("{self:?} has no contiguous bytes"),
+        }
+    }
+
+    /// Some of the rows, sharing the bytes.
+    ///
+    /// # Panics
+    /// Where the range is empty or reaches past the last row.
+    pub fn part(&self, rows: Range<usize>) -> Weight {
+        assert!(rows.start < rows.end && rows.end <= self.rows, "rows {rows:?} of {self:?}");
+        let (n_rows, row_bytes) = (rows.len(), self.row_bytes());
+        let storage = match self.storage.clone() {
+            Storage::Blocks { dtype, bytes, start } => {
+                Storage::Blocks { dtype, bytes, start: start + rows.start * row_bytes }
+            }
+            Storage::Grouped(grouped) => Storage::Grouped(grouped.part(rows)),
+        };
+        Weight { name: self.name.clone(), rows: n_rows, cols: self.cols, storage }
+    }
+
+    /// The bytes of some rows of a weight in blocks.
+    ///
+    /// # Panics
+    /// Where the range reaches past the last row; for grouped weights.
     pub fn row_range(&self, rows: Range<usize>) -> &[u8] {
         let n = self.row_bytes();
         &self.bytes()[rows.start * n..rows.end * n]
@@ -104,14 +165,19 @@ impl Weight {
     /// Where `row` or the length of `out` is out of range.
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.cols, "a row of {} has {} elements", self.name, self.cols);
-        let bytes = self.row_range(row..row + 1);
-        pelton_quant::decode(self.dtype, bytes, out).expect("type and length were checked by Weight::new");
+        match &self.storage {
+            Storage::Blocks { dtype, .. } => {
+                let bytes = self.row_range(row..row + 1);
+                pelton_quant::decode(*dtype, bytes, out).expect("type and length were checked by Weight::new");
+            }
+            Storage::Grouped(grouped) => grouped.decode_row(row, out),
+        }
     }
 }
 
 impl fmt::Debug for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, {}) {}", self.name, self.rows, self.cols, self.dtype.name())
+        write!(f, "{} ({}, {}) {}", self.name, self.rows, self.cols, self.dtype())
     }
 }
 

@@ -43,6 +43,13 @@ impl Bytes {
         let start = self.range.start + range.start;
         Bytes { backing: self.backing.clone(), range: start..start + range.len() }
     }
+
+    /// Lets the pages of a mapped file go; they are read again when they are needed again.
+    pub(crate) fn release(&self) {
+        if let Backing::Map(map) = &self.backing {
+            map.release(self.range.start, self.range.len());
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -4,9 +4,10 @@
 //! again, rows of Q and K interleaved for the `llama` architecture, Gemma's norm weights with their offset added.
 //! Invariant: whatever differs from what the caller chose is in [`Conversion::notes`].
 
+use std::ops::Range;
 use std::path::Path;
 
-use pelton_quant::DType;
+use pelton_quant::{DType, WeightType};
 
 use crate::gguf::{NORM_SUFFIX, Value, Writer};
 use crate::rope::{llama3_factors, to_interleaved};
@@ -31,7 +32,7 @@ pub struct ConvertedTensor {
     /// Row-major shape.
     pub shape: Vec<usize>,
     /// Type that it was stored as.
-    pub from: DType,
+    pub from: WeightType,
     /// Type that it is written as.
     pub to: DType,
 }
@@ -260,8 +261,9 @@ fn write_file(mut writer: Writer, planned: &[Planned], path: &Path, done: &mut C
 fn write_tensor(body: &mut crate::gguf::Body, p: &Planned, source: &Tensor, path: &Path) -> Result<(), FormatError> {
     /// Elements that are converted at a time: 4 MiB as f32.
     const CHUNK: usize = 1 << 20;
+    let source = &source.stored(path.to_string_lossy().as_ref())?;
     let source = match p.interleave {
-        Some(heads) if source.shape[0].is_multiple_of(2 * heads) => to_interleaved(source, heads),
+        Some(heads) if source.shape[0].is_multiple_of(2 * heads) => to_interleaved(&in_blocks(source)?, heads),
         Some(heads) => {
             let got = format!("shape {:?}", source.shape);
             let want = format!("rows of {heads} heads of even width");
@@ -283,6 +285,15 @@ fn write_tensor(body: &mut crate::gguf::Body, p: &Planned, source: &Tensor, path
     Ok(())
 }
 
+/// The tensor with rows that can be moved: grouped ones are decoded.
+fn in_blocks(source: &Tensor) -> Result<Tensor, FormatError> {
+    if source.blocks().is_some() {
+        return Ok(source.clone());
+    }
+    let bytes: Vec<u8> = source.to_f32()?.iter().flat_map(|v| v.to_le_bytes()).collect();
+    Tensor::new("model", &source.name, DType::F32, source.shape.clone(), bytes.into())
+}
+
 fn encode(rows: &Tensor, p: &Planned, path: &Path) -> Result<Vec<u8>, FormatError> {
     let bad = |got: String, want: &str| FormatError::tensor(&path.display().to_string(), &p.name, got, want);
     let mut values = rows.to_f32()?;
@@ -295,4 +306,141 @@ fn encode(rows: &Tensor, p: &Planned, path: &Path) -> Result<Vec<u8>, FormatErro
     let mut out = Vec::new();
     pelton_quant::encode(p.to, &values, &mut out).map_err(|e| bad(e.to_string(), "weights that the type can hold"))?;
     Ok(out)
+}
+
+/// A tensor of the GGUF file that a model becomes, before a type is chosen: for writers of their own.
+pub struct OutputTensor(Planned);
+
+/// All tensors of the GGUF file that `files` become, in order.
+///
+/// # Errors
+/// [`FormatError`] where tensors that the file has as one do not fit together.
+pub fn output_tensors(files: &ModelFiles) -> Result<Vec<OutputTensor>, FormatError> {
+    let planned = plan(files, &|_, _| DType::F32, &mut Vec::new())?;
+    if let Some((p, heads)) = planned.iter().find_map(|p| Some((p, p.interleave?)))
+        && !p.sources[0].shape[0].is_multiple_of(2 * heads)
+    {
+        let got = format!("shape {:?}", p.sources[0].shape);
+        return Err(FormatError::tensor(
+            &files.source.name,
+            &p.name,
+            got,
+            format!("rows of {heads} heads of even width"),
+        ));
+    }
+    Ok(planned.into_iter().map(OutputTensor).collect())
+}
+
+/// Declares every metadata key of the GGUF file that `files` become.
+///
+/// # Errors
+/// [`FormatError`] where GGUF cannot say what the files say.
+pub fn describe_output(files: &ModelFiles, writer: &mut Writer, notes: &mut Vec<String>) -> Result<(), FormatError> {
+    convert_meta::describe(files, writer, notes)
+}
+
+impl OutputTensor {
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Row-major shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    /// Length of a row.
+    pub fn cols(&self) -> usize {
+        self.0.shape[self.0.shape.len() - 1]
+    }
+
+    /// Rows, those of all experts together.
+    pub fn n_rows(&self) -> usize {
+        self.0.shape[..self.0.shape.len() - 1].iter().product()
+    }
+
+    /// Whether its type may be chosen: vectors, norms and routers are F32 always.
+    pub fn is_matrix(&self) -> bool {
+        self.0.shape.len() > 1 && !self.0.name.ends_with("ffn_gate_inp.weight")
+    }
+
+    /// What it is stored as.
+    pub fn stored_as(&self) -> WeightType {
+        self.0.sources[0].dtype
+    }
+
+    /// The tensors of the model that it is made from, one after another.
+    pub fn sources(&self) -> &[Tensor] {
+        &self.0.sources
+    }
+
+    /// The source that holds row `row`, and which of its rows that is.
+    fn place(&self, mut row: usize) -> (&Tensor, usize) {
+        for source in &self.0.sources {
+            let n_rows = source.shape[0];
+            if row < n_rows {
+                let Some(heads) = self.0.interleave else { return (source, row) };
+                let width = n_rows / heads;
+                let (head, at) = (row / width, row % width);
+                return (source, head * width + (at % 2) * (width / 2) + at / 2);
+            }
+            row -= n_rows;
+        }
+        panic!("a row past the end of `{}`", self.0.name)
+    }
+
+    /// Rows as `f32`, `(rows, cols)`.
+    ///
+    /// # Errors
+    /// [`FormatError`] for a type that cannot be decoded.
+    ///
+    /// # Panics
+    /// If `rows` is out of bounds.
+    pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>, FormatError> {
+        if self.0.shape.len() == 1 {
+            let values = self.0.sources[0].to_f32()?;
+            return Ok(values.into_iter().map(|v| v + self.0.offset).collect());
+        }
+        let mut out = Vec::with_capacity(rows.len() * self.cols());
+        let mut at = rows.start;
+        while at < rows.end {
+            let (source, first) = self.place(at);
+            let mut n = 1;
+            while self.0.interleave.is_none() && at + n < rows.end && first + n < source.shape[0] {
+                n += 1;
+            }
+            out.extend(source.rows(first..first + n).to_f32()?);
+            at += n;
+        }
+        out.iter_mut().for_each(|v| *v += self.0.offset);
+        Ok(out)
+    }
+
+    /// Rows as they are stored, where they are stored as `dtype` and need no change.
+    ///
+    /// # Panics
+    /// If `rows` is out of bounds.
+    pub fn stored_rows(&self, dtype: DType, rows: Range<usize>) -> Option<Vec<u8>> {
+        if self.0.offset != 0.0
+            || self.0.sources.iter().any(|source| source.dtype != dtype || source.blocks().is_none())
+        {
+            return None;
+        }
+        if self.0.shape.len() == 1 {
+            return Some(self.0.sources[0].data().to_vec());
+        }
+        let row_bytes = dtype.row_bytes(self.cols())?;
+        let mut out = Vec::with_capacity(rows.len() * row_bytes);
+        for row in rows {
+            let (source, at) = self.place(row);
+            out.extend_from_slice(&source.data()[at * row_bytes..(at + 1) * row_bytes]);
+        }
+        Some(out)
+    }
+
+    /// Lets the pages of a mapped file go that hold this tensor: they are read again when they are needed again.
+    pub fn release(&self) {
+        self.0.sources.iter().for_each(Tensor::release);
+    }
 }

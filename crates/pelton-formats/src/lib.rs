@@ -30,6 +30,9 @@
 //! of the mapped file, and so is each expert of a stacked `ffn_*_exps`. Rows of Q and K that a file stores for
 //! interleaved rotary pairs are put back in half-split order, whole quantized rows at a time.
 //!
+//! Matrices of quantized Hugging Face folders (AWQ, GPTQ, bitsandbytes, FP8, compressed-tensors, as `quantization_config`
+//! names them) are [`pelton_quant::Grouped`], see [`Tensor::as_grouped`]: read in place, a few rows at a time.
+//!
 //! Invariant: nothing in here trusts a number from a file before it is checked against the file's size, and a
 //! [`Tensor`]'s bytes are exactly as long as its type and shape say.
 
@@ -43,6 +46,8 @@ mod convert_tokenizer;
 mod error;
 pub mod gguf;
 pub mod hf;
+pub mod in_situ;
+mod mix;
 mod mmap;
 mod model;
 mod names;
@@ -52,8 +57,11 @@ mod tensors;
 
 pub use bytes::Bytes;
 pub use config::{Activation, Arch, GenerationDefaults, ModelConfig, MoeConfig, RopeConfig, RopeScaling};
-pub use convert::{Conversion, ConvertedTensor, write_gguf, write_gguf_sharded};
+pub use convert::{
+    Conversion, ConvertedTensor, OutputTensor, describe_output, output_tensors, write_gguf, write_gguf_sharded,
+};
 pub use error::FormatError;
+pub use mix::{Mix, fallback};
 pub use model::{
     GgufTokenizer, ModelFiles, Source, SourceKind, TextFiles, TokenizerFiles, open, open_bytes, open_tokenizer,
     open_tokenizer_bytes,

@@ -1,4 +1,4 @@
-//! The memory map: the one `unsafe` block of this crate.
+//! The memory map: the `unsafe` blocks of this crate.
 //!
 //! Invariant: a [`Map`] is read-only and is never remapped, so slices of it keep their address and length.
 
@@ -30,6 +30,21 @@ impl Map {
         // invariant of the type system hangs on the content. Model files are written once and renamed into place.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(FormatError::io(path, "map into memory"))?;
         Ok(Map(map))
+    }
+
+    /// Lets the pages of a range go; whoever reads them again reads the file again.
+    pub(crate) fn release(&self, start: usize, len: usize) {
+        #[cfg(unix)]
+        {
+            assert!(start <= self.0.len() && len <= self.0.len() - start, "a range inside the map");
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // It is advice: where the system does not take it, memory is freed later.
+            // SAFETY: the map is shared with the file and read-only, so no page of it holds what the file does not: a page
+            // that goes comes back with the same bytes. `start` and `len` lie inside the map (asserted).
+            let _taken = unsafe { self.0.unchecked_advise_range(advice, start, len) };
+        }
+        #[cfg(not(unix))]
+        let _ = (start, len);
     }
 }
 

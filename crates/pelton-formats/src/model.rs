@@ -93,6 +93,8 @@ pub struct Source {
     pub files: Vec<String>,
     /// Their length together.
     pub total_bytes: u64,
+    /// How a Hugging Face folder's weights are quantized, for people: `GPTQ 4 bit, group size 128, asymmetric`.
+    pub quantization: Option<String>,
     /// Keys and values for people to read; long arrays are given by length.
     pub metadata: Vec<(String, String)>,
     /// Tensors of the file that the model does not use, by the file's names.

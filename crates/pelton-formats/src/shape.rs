@@ -70,7 +70,7 @@ fn first_dim(tensor: &Tensor, want: usize, what: &str, file: &str) -> Result<(),
 
 /// A vector of a blocked type cannot be cut between elements.
 fn sliceable(tensor: &Tensor, file: &str) -> Result<(), FormatError> {
-    if tensor.shape.len() > 1 || tensor.dtype.block_len() == 1 {
+    if tensor.shape.len() > 1 || tensor.dtype.is_float() {
         return Ok(());
     }
     Err(FormatError::tensor(file, &tensor.name, format!("type {}", tensor.dtype.name()), "F32, F16 or BF16 for a bias"))

@@ -1,25 +1,33 @@
 //! Named tensors: a type, a row-major shape, and bytes in place.
 //!
-//! Invariant: a [`Tensor`] made by a reader has rows that are whole blocks of its type, and
-//! `data().len() == rows * row_bytes`; [`Tensor::new`] is the only way in.
+//! Invariant: a [`Tensor`] in blocks has rows that are whole blocks of its type, and `data().len() == rows * row_bytes`;
+//! [`Tensor::new`] checks it. Grouped tensors are matrices, whose arrays their readers have checked ([`Tensor::grouped`]).
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use pelton_quant::DType;
+use pelton_quant::{DType, Grouped, WeightType};
 
-use crate::{Bytes, FormatError};
+use crate::{Bytes, FormatError, in_situ};
 
 /// One tensor of a model, in its stored type. Cloning shares the bytes.
 #[derive(Clone, Debug)]
 pub struct Tensor {
     /// Canonical name.
     pub name: String,
-    /// Type of the stored blocks.
-    pub dtype: DType,
+    /// What it is stored as.
+    pub dtype: WeightType,
     /// Row-major: `[rows, cols]`, the last dimension is contiguous.
     pub shape: Vec<usize>,
-    bytes: Bytes,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Blocks(Bytes),
+    Grouped(Grouped),
+    /// To be made from this tensor when the model is loaded.
+    Marked(Box<Tensor>, usize),
 }
 
 impl Tensor {
@@ -34,12 +42,46 @@ impl Tensor {
             let got = format!("{} bytes", bytes.len());
             return Err(FormatError::tensor(file, name, got, format!("{want} bytes for {} {shape:?}", dtype.name())));
         }
-        Ok(Tensor { name: name.into(), dtype, shape, bytes })
+        Ok(Tensor { name: name.into(), dtype: dtype.into(), shape, content: Content::Blocks(bytes) })
+    }
+
+    /// A matrix of codes in groups.
+    pub fn grouped(name: &str, grouped: Grouped) -> Tensor {
+        let (dtype, shape) = (grouped.kind().into(), vec![grouped.rows(), grouped.cols()]);
+        Tensor { name: name.into(), dtype, shape, content: Content::Grouped(grouped) }
     }
 
     /// The stored blocks, row after row. No alignment is promised.
+    ///
+    /// # Panics
+    /// For a tensor that is not stored in blocks: see [`Tensor::blocks`].
     pub fn data(&self) -> &[u8] {
-        &self.bytes
+        self.blocks().unwrap_or_else(|| panic!("`{}` is {}, which has no blocks", self.name, self.dtype))
+    }
+
+    /// The stored blocks; `None` for grouped tensors and for those that are yet to be made.
+    pub fn blocks(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Blocks(bytes) => Some(bytes),
+            Content::Grouped(_) | Content::Marked(..) => None,
+        }
+    }
+
+    /// The arrays of a grouped tensor.
+    pub fn as_grouped(&self) -> Option<&Grouped> {
+        match &self.content {
+            Content::Grouped(grouped) => Some(grouped),
+            Content::Blocks(_) | Content::Marked(..) => None,
+        }
+    }
+
+    /// Bytes that it takes as it is stored (or will be).
+    pub fn byte_len(&self) -> usize {
+        match (&self.content, self.dtype) {
+            (Content::Blocks(bytes), _) => bytes.len(),
+            (Content::Grouped(grouped), _) => grouped.byte_len(),
+            (Content::Marked(from, _), dtype) => in_situ::byte_len(from, dtype),
+        }
     }
 
     /// Number of elements.
@@ -64,9 +106,58 @@ impl Tensor {
 
     /// [`Tensor::to_f32`] into `out`, which must have [`Tensor::elements`] elements.
     pub(crate) fn decode_into(&self, out: &mut [f32]) -> Result<(), FormatError> {
-        check_decodable("model", &self.name, self.dtype)?;
-        pelton_quant::decode(self.dtype, self.data(), out)
-            .map_err(|e| FormatError::tensor("model", &self.name, e.to_string(), "blocks that decode"))
+        match &self.content {
+            Content::Blocks(bytes) => {
+                let dtype = self.dtype.blocks().expect("blocks have a block type");
+                check_decodable("model", &self.name, dtype)?;
+                pelton_quant::decode(dtype, bytes, out)
+                    .map_err(|e| FormatError::tensor("model", &self.name, e.to_string(), "blocks that decode"))
+            }
+            Content::Grouped(grouped) => {
+                let rows = out.chunks_exact_mut(grouped.cols()).enumerate();
+                rows.for_each(|(row, out)| grouped.decode_row(row, out));
+                Ok(())
+            }
+            Content::Marked(..) => self.stored("model")?.decode_into(out),
+        }
+    }
+
+    /// The tensor with the type `dtype`, which [`Tensor::stored`] will give it, on so many threads.
+    ///
+    /// # Errors
+    /// [`FormatError::Tensor`] where this one is no matrix of floats, or its rows are no whole blocks of `dtype`.
+    pub fn marked(&self, dtype: WeightType, threads: usize) -> Result<Tensor, FormatError> {
+        in_situ::check(self, dtype)?;
+        let content = Content::Marked(Box::new(self.clone()), threads.max(1));
+        Ok(Tensor { name: self.name.clone(), dtype, shape: self.shape.clone(), content })
+    }
+
+    /// The tensor that this one is made from, where it is marked to be made.
+    pub fn source(&self) -> Option<&Tensor> {
+        match &self.content {
+            Content::Marked(from, _) => Some(from),
+            Content::Blocks(_) | Content::Grouped(_) => None,
+        }
+    }
+
+    /// The tensor as it is, or as it was [`marked`](Tensor::marked) to become: blocks are encoded now, grouped weights
+    /// whenever rows of them are asked for.
+    ///
+    /// # Errors
+    /// [`FormatError::Tensor`] where the type cannot hold the values, or a scale is NaN or infinite.
+    pub fn stored(&self, file: &str) -> Result<Tensor, FormatError> {
+        match &self.content {
+            Content::Blocks(_) => Ok(self.clone()),
+            Content::Grouped(grouped) => match grouped.odd_scale() {
+                None => Ok(self.clone()),
+                Some((row, group)) => {
+                    let got = format!("a scale of row {row}, group {group}, that is NaN or infinite");
+                    let want = "finite scales; the file is damaged, download it again";
+                    Err(FormatError::tensor(file, &self.name, got, want))
+                }
+            },
+            Content::Marked(from, threads) => in_situ::encode(file, from, self.dtype, *threads),
+        }
     }
 
     /// The slices `range` along the first dimension, without copying.
@@ -76,12 +167,28 @@ impl Tensor {
     pub fn rows(&self, range: Range<usize>) -> Tensor {
         let n_rows = self.shape[0];
         assert!(range.start <= range.end && range.end <= n_rows, "rows {range:?} of {n_rows} in `{}`", self.name);
-        assert!(self.shape.len() > 1 || self.dtype.block_len() == 1, "rows of the blocked vector `{}`", self.name);
-        let row_bytes = self.bytes.len().checked_div(n_rows).unwrap_or(0);
+        let is_plain = self.dtype.blocks().is_some_and(|dtype| dtype.block_len() == 1);
+        assert!(self.shape.len() > 1 || is_plain, "rows of the blocked vector `{}`", self.name);
         let mut shape = self.shape.clone();
         shape[0] = range.len();
-        let bytes = self.bytes.slice(range.start * row_bytes..range.end * row_bytes);
-        Tensor { name: self.name.clone(), dtype: self.dtype, shape, bytes }
+        let content = match &self.content {
+            Content::Blocks(bytes) => {
+                let row_bytes = bytes.len().checked_div(n_rows).unwrap_or(0);
+                Content::Blocks(bytes.slice(range.start * row_bytes..range.end * row_bytes))
+            }
+            Content::Grouped(grouped) => Content::Grouped(grouped.part(range)),
+            Content::Marked(from, threads) => Content::Marked(Box::new(from.rows(range)), *threads),
+        };
+        Tensor { name: self.name.clone(), dtype: self.dtype, shape, content }
+    }
+
+    /// Lets the pages of a mapped file go that hold this tensor.
+    pub(crate) fn release(&self) {
+        match &self.content {
+            Content::Blocks(bytes) => bytes.release(),
+            Content::Marked(from, _) => from.release(),
+            Content::Grouped(_) => {}
+        }
     }
 
     /// Refuses NaN and infinity in any element.
@@ -112,8 +219,8 @@ impl Tensor {
     }
 
     pub(crate) fn with_bytes(mut self, bytes: Vec<u8>) -> Tensor {
-        assert_eq!(bytes.len(), self.bytes.len(), "new bytes of `{}`", self.name);
-        self.bytes = bytes.into();
+        assert_eq!(bytes.len(), self.data().len(), "new bytes of `{}`", self.name);
+        self.content = Content::Blocks(bytes.into());
         self
     }
 }

@@ -12,5 +12,5 @@ mod load;
 mod rope;
 
 pub use decoder::{Decoder, Workspace};
-pub use load::{LoadError, LoadProgress, load};
+pub use load::{Check, LoadError, LoadProgress, load, load_checked};
 pub use rope::{resolve_rope, rounded_to_bf16};

@@ -42,9 +42,13 @@ struct Loader<'a, B: Backend> {
     config: &'a ModelConfig,
     tensors: &'a Tensors,
     progress: &'a mut dyn FnMut(LoadProgress),
+    check: &'a mut Check<'a, B>,
     seen: LoadProgress,
     placements: Vec<pelton_backend::Placement>,
 }
+
+/// Looks at a linear layer that was just packed, and at what it was packed from; may refuse it.
+pub type Check<'a, B> = dyn FnMut(&mut B, &LinearSpec, &<B as Backend>::Linear) -> Result<(), BackendError> + 'a;
 
 /// Loads a model: packs every linear layer as the backend wants it. `context` is the longest context that will
 /// be run (it decides between LongRoPE's factors).
@@ -58,9 +62,24 @@ pub fn load<B: Backend>(
     context: usize,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Decoder<B>, LoadError> {
-    let total = tensors.iter().map(|t| t.data().len()).sum();
+    load_checked(backend, config, tensors, context, progress, &mut |_, _, _| Ok(()))
+}
+
+/// [`load`], with a look at every linear layer once it is packed.
+///
+/// # Errors
+/// As [`load`], and what `check` refuses.
+pub fn load_checked<'a, B: Backend>(
+    backend: &'a mut B,
+    config: &'a ModelConfig,
+    tensors: &'a Tensors,
+    context: usize,
+    progress: &'a mut dyn FnMut(LoadProgress),
+    check: &'a mut Check<'a, B>,
+) -> Result<Decoder<B>, LoadError> {
+    let total = tensors.iter().map(Tensor::byte_len).sum();
     let seen = LoadProgress { done: 0, total };
-    let mut loader = Loader { backend, config, tensors, progress, seen, placements: Vec::new() };
+    let mut loader = Loader { backend, config, tensors, progress, check, seen, placements: Vec::new() };
     let c = config;
     let layers = (0..c.n_layers).map(|i| loader.layer(i)).collect::<Result<Vec<_>, _>>()?;
     let table = loader.matrix("token_embd.weight", c.vocab_size, c.hidden)?;
@@ -164,8 +183,10 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     fn pack(&mut self, name: &str, weights: Vec<Weight>, bias: Vec<f32>) -> Result<B::Linear, LoadError> {
-        let bytes: usize = weights.iter().map(|w| w.bytes().len()).sum();
-        let linear = self.backend.load_linear(&LinearSpec::new(name, weights, bias)?)?;
+        let bytes: usize = weights.iter().map(Weight::byte_len).sum();
+        let spec = LinearSpec::new(name, weights, bias)?;
+        let linear = self.backend.load_linear(&spec)?;
+        (self.check)(self.backend, &spec, &linear)?;
         self.placements.extend(self.backend.placement(&linear));
         self.seen.done = (self.seen.done + bytes).min(self.seen.total);
         (self.progress)(self.seen);
@@ -174,8 +195,13 @@ impl<B: Backend> Loader<'_, B> {
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Weight, LoadError> {
         let tensor = self.tensors.require(name, &[rows, cols])?;
-        let bytes: SharedBytes = Arc::new(TensorBytes(tensor.clone()));
-        Ok(Weight::new(name, tensor.dtype, rows, cols, bytes)?)
+        let tensor = tensor.stored(self.tensors.file())?;
+        if let Some(grouped) = tensor.as_grouped() {
+            return Ok(Weight::grouped(name, grouped.clone()));
+        }
+        let dtype = tensor.dtype.blocks().expect("what is not grouped is in blocks");
+        let bytes: SharedBytes = Arc::new(TensorBytes(tensor));
+        Ok(Weight::new(name, dtype, rows, cols, bytes)?)
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {

@@ -34,7 +34,9 @@ pub(super) fn cases() -> Vec<LinearCase> {
         let widths = if block == 1 { [70, 257] } else { [block, (3 * block).max(288 / block * block)] };
         for (in_features, out, bias) in [(widths[0], 1, false), (widths[1], 37, true), (2 * block.max(64), 64, false)] {
             let seed = 100 + 10 * i as u64 + out as u64;
-            cases.push(LinearCase { parts: vec![(dtype, out)], in_features, bias, rows: vec![1, 2, 3, 7, 33], seed });
+            // A single value says nothing: by luck the plain implementation has it exactly.
+            let rows = if out == 1 { vec![7, 33] } else { vec![1, 2, 3, 7, 33] };
+            cases.push(LinearCase { parts: vec![(dtype, out)], in_features, bias, rows, seed });
         }
     }
     // Parts of unlike types and of sizes that share vectors' worth of outputs between them.

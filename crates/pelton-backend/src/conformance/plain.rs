@@ -38,12 +38,12 @@ pub(super) enum Fault {
 
 /// The backend.
 #[derive(Debug, Default)]
-pub(super) struct Plain {
+pub struct Plain {
     pub(super) fault: Option<Fault>,
 }
 
 /// Keys and values, rounded: `[layer][page][kv head][slot][k, v][head_dim]`.
-pub(super) struct PlainKv {
+pub struct PlainKv {
     layout: KvLayout,
     data: Vec<f32>,
 }
@@ -88,7 +88,8 @@ fn is_rounded(dtype: KvType) -> bool {
     matches!(dtype, KvType::Bf16 | KvType::Int8 | KvType::Fp8)
 }
 
-pub(super) struct PlainPrepared {
+/// A batch and its rotation.
+pub struct PlainPrepared {
     batch: Batch,
     rope: Rope,
 }
@@ -260,7 +261,7 @@ impl Backend for Plain {
         let rounded: Vec<f32> = rows(x).flat_map(|x| round_activations(x, steps)).collect();
         let mut col = 0;
         for part in &spec.parts {
-            let is_quantized = crate::reference::is_block_quantized(part.dtype());
+            let is_quantized = !part.dtype().is_float();
             let x = if is_quantized { &rounded } else { &x.data };
             for o in 0..part.rows() {
                 part.decode_row(o, &mut weight);

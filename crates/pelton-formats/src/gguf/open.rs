@@ -137,6 +137,7 @@ fn assemble(files: &[GgufFile]) -> Result<ModelFiles, FormatError> {
         name: main.name().into(),
         files: files.iter().map(|f| f.name().to_owned()).collect(),
         total_bytes: files.iter().map(|f| f.len() as u64).sum(),
+        quantization: None,
         metadata: main.metadata.iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect(),
         unused,
     };
@@ -160,7 +161,7 @@ fn unpermute(config: &ModelConfig, role: &Role, tensor: Tensor, file: &str) -> R
         let want = format!("{} rows: {n_heads} heads of {}", n_heads * config.head_dim, config.head_dim);
         return Err(FormatError::tensor(file, &tensor.name, format!("shape {:?}", tensor.shape), want));
     }
-    if tensor.shape.len() == 1 && tensor.dtype.block_len() != 1 {
+    if tensor.shape.len() == 1 && !tensor.dtype.is_float() {
         let got = format!("type {}", tensor.dtype.name());
         return Err(FormatError::tensor(file, &tensor.name, got, "F32, F16 or BF16 for a bias"));
     }

@@ -83,7 +83,9 @@ impl Writer {
         Ok(body)
     }
 
-    fn header(&self) -> Vec<u8> {
+    /// Everything before the tensors' bytes. These begin at the next multiple of [`DEFAULT_ALIGNMENT`], each tensor's at
+    /// one after the end of the one before.
+    pub fn header(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&3u32.to_le_bytes());

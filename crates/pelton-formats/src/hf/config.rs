@@ -13,7 +13,6 @@ use crate::{Activation, Arch, FormatError, ModelConfig, MoeConfig};
 /// Reads the configuration. `name` is used where the file does not name the model.
 pub(super) fn read(f: &Fields<'_>, name: &str) -> Result<ModelConfig, FormatError> {
     let arch = architecture(f)?;
-    refuse_quantized(f)?;
     let n_layers = check_layers(f.required_count("num_hidden_layers")?).map_err(|e| e.in_file(f.file))?;
     let hidden = f.required_count("hidden_size")?;
     let n_heads = f.required_count("num_attention_heads")?;
@@ -70,13 +69,6 @@ fn architecture(f: &Fields<'_>) -> Result<Arch, FormatError> {
         arch: crate::error::brief(name),
         supported: Arch::ALL.map(Arch::hf_name).join(", "),
     })
-}
-
-fn refuse_quantized(f: &Fields<'_>) -> Result<(), FormatError> {
-    let Some(q) = f.object("quantization_config")? else { return Ok(()) };
-    let method = q.str("quant_method")?.unwrap_or("unknown");
-    let want = "F32, F16 or BF16 weights, or a GGUF file for quantized ones";
-    Err(FormatError::key(f.file, "quantization_config.quant_method", crate::error::brief(method), want))
 }
 
 fn activation(f: &Fields<'_>, gemma: bool) -> Result<Activation, FormatError> {

@@ -78,6 +78,18 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An integer that may be negative.
+    pub(super) fn integer(&self, key: &str) -> Result<Option<i64>, FormatError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_i64().or_else(|| whole(value).and_then(|n| i64::try_from(n).ok()));
+        number.map(Some).ok_or_else(|| self.wrong(key, value, "an integer"))
+    }
+
+    /// The names of all fields.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.map.keys().map(String::as_str)
+    }
+
     pub(super) fn required_count(&self, key: &str) -> Result<usize, FormatError> {
         self.count(key)?.ok_or_else(|| self.missing(key, "a count"))
     }

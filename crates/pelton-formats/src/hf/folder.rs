@@ -2,10 +2,11 @@
 //!
 //! Invariant: every tensor that the index names is in the shard it names, and in no other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use super::fields::{Fields, parse_object};
+use super::quantized::Scheme;
 use super::{SafetensorsFile, config, generation};
 use crate::error::brief;
 use crate::names::{Role, hf_role};
@@ -160,7 +161,9 @@ fn shard_names(map: &BTreeMap<String, String>) -> Vec<String> {
 /// [`FormatError`], naming `file`, the field and what was expected.
 pub fn read_config(json: &[u8], file: &str, name: &str) -> Result<ModelConfig, FormatError> {
     let object = parse_object(json, file)?;
-    config::read(&Fields::new(file, &object), name)
+    let fields = Fields::new(file, &object);
+    Scheme::read(&fields)?;
+    config::read(&fields, name)
 }
 
 /// Opens a model from the content of a Hugging Face folder.
@@ -182,13 +185,24 @@ pub fn open_parts(mut parts: HfParts) -> Result<ModelFiles, FormatError> {
         check_index(&weight_map(index, &index_file)?, &parts, &files, &index_file)?;
     }
     let mut tensors = Tensors::new(&parts.name);
-    let mut unused = Vec::new();
+    let scheme = Scheme::read(&fields)?;
+    let assembled = scheme.as_ref().map(|scheme| scheme.assemble(&files)).transpose()?;
+    let (mut unused, mut used) = (Vec::new(), HashSet::new());
+    if let Some(assembled) = assembled {
+        for (tensor, file) in assembled.tensors {
+            let role = role_of(&config, &tensor.name, &file, false)?;
+            if role != Role::Unused {
+                shape::add(&mut tensors, &config, role, tensor, &file)?;
+            }
+        }
+        (unused, used) = (assembled.of_activations, assembled.used);
+    }
     for file in &files {
         for info in &file.tensors {
-            let Some(role) = hf_role(config.arch, config.n_layers, &info.name) else {
-                let want = format!("a tensor of the architecture `{}`", config.arch.hf_name());
-                return Err(FormatError::tensor(file.name(), brief(&info.name), "an unknown tensor", want));
-            };
+            if used.contains(&info.name) {
+                continue;
+            }
+            let role = role_of(&config, &info.name, file.name(), scheme.is_none())?;
             let tied_head = config.tied_embeddings && role == Role::Plain("output.weight".into());
             if role == Role::Unused || tied_head {
                 unused.push(info.name.clone());
@@ -204,11 +218,25 @@ pub fn open_parts(mut parts: HfParts) -> Result<ModelFiles, FormatError> {
         name: parts.name.clone(),
         files: files.iter().map(|f| f.name().to_owned()).collect(),
         total_bytes: files.iter().map(|f| f.len() as u64).sum(),
+        quantization: scheme.map(|scheme| scheme.name),
         metadata: object.iter().map(|(k, v)| (k.clone(), brief(&v.to_string()))).collect(),
         unused,
     };
     let TextFiles { tokenizer, chat_templates, generation } = text;
     Ok(ModelFiles { config, tensors, tokenizer, chat_templates, generation, source })
+}
+
+/// What a tensor is. Where nothing says that the folder is quantized, a name that tells of it is explained.
+fn role_of(config: &ModelConfig, name: &str, file: &str, is_plain: bool) -> Result<Role, FormatError> {
+    const CODES: [&str; 7] = [".qweight", ".qzeros", ".scales", ".weight_packed", ".SCB", "_scale", "_scale_inv"];
+    if let Some(role) = hf_role(config.arch, config.n_layers, name) {
+        return Ok(role);
+    }
+    let mut want = format!("a tensor of the architecture `{}`", config.arch.hf_name());
+    if is_plain && (CODES.iter().any(|end| name.ends_with(end)) || name.contains(".quant_state.")) {
+        want = "config.json to have a quantization_config, as this tensor is part of a quantized one".into();
+    }
+    Err(FormatError::tensor(file, brief(name), "an unknown tensor", want))
 }
 
 fn check_index(

@@ -6,6 +6,7 @@ mod config;
 mod fields;
 mod folder;
 mod generation;
+mod quantized;
 mod rope;
 mod safetensors;
 

@@ -85,6 +85,11 @@ impl SafetensorsFile {
         self.bytes.is_empty()
     }
 
+    /// The bytes of the tensor that `info`, one of this file's, describes.
+    pub(crate) fn bytes_of(&self, info: &SafetensorsInfo) -> Bytes {
+        self.bytes.slice(info.range.clone())
+    }
+
     /// The tensor that `info`, one of this file's, describes.
     ///
     /// # Errors
