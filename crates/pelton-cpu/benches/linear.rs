@@ -18,14 +18,20 @@ use pelton_quant::DType;
 const SHAPES: [(usize, usize); 3] = [(1536, 8960), (8960, 1536), (896, 4864)];
 /// More than the last-level cache.
 const STREAM: usize = 256 << 20;
-/// Types that the library can encode.
-const TYPES: &str = "Q4_0,Q5_0,Q8_0,Q4_K,Q5_K,Q6_K,F16,BF16,F32,MXFP4,Q4_1,Q5_1";
+/// Types with kernels of their own.
+const TYPES: &str = "Q4_0,Q5_0,Q8_0,Q4_K,Q5_K,Q6_K,F16,BF16,F32,MXFP4,Q4_1,Q5_1,Q2_K,Q3_K,IQ4_NL,IQ4_XS,IQ3_XXS,IQ3_S,\
+                     IQ2_XXS,IQ2_XS,IQ2_S,IQ1_S,IQ1_M,TQ1_0,TQ2_0";
 
 /// A matrix whose rows are all the same: the kernels do not care.
 fn weight(dtype: DType, k: usize, n: usize) -> Weight {
     let row: Vec<f32> = (0..k).map(|i| ((i * 7919 % 1009) as f32 / 504.5 - 1.0) * 0.05).collect();
     let mut bytes = Vec::new();
-    pelton_quant::encode(dtype, &row, &mut bytes).expect("a type that can be encoded, whole blocks");
+    if dtype.can_encode() {
+        pelton_quant::encode(dtype, &row, &mut bytes).expect("whole blocks");
+    } else {
+        // Kernels do not care for what the bytes stand, either.
+        bytes.resize(dtype.row_bytes(k).expect("whole blocks"), 0x15);
+    }
     Weight::new("bench", dtype, n, k, Arc::new(bytes.repeat(n))).expect("n rows of k")
 }
 

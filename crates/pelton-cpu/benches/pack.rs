@@ -12,7 +12,8 @@ use pelton_cpu::{Isa, PackedLinear, Pool};
 use pelton_quant::DType;
 
 /// Types that panels exist for.
-const TYPES: &str = "Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_NL,IQ4_XS,MXFP4,F16,BF16,F32";
+const TYPES: &str = "Q4_0,Q4_1,Q5_0,Q5_1,Q8_0,Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,IQ4_NL,IQ4_XS,IQ3_XXS,IQ3_S,IQ2_XXS,IQ2_XS,\
+                     IQ2_S,IQ1_S,IQ1_M,TQ1_0,TQ2_0,MXFP4,F16,BF16,F32";
 const ROUNDS: usize = 5;
 
 fn weight(dtype: DType, k: usize, n: usize) -> Weight {

@@ -289,3 +289,111 @@ pub(crate) unsafe fn pair_products_32(
         )
     }
 }
+
+/// Products of terms of bf16: a tile of rows with 4 panels of 16 output features, of activations of two terms, `steps` groups
+/// of 32 features on. For panel `p`, `sums[p] (16, 16)` is (or, but for the `first`, grows by), group by group:
+/// `a[g][0] · b[p][g][0] + a[g][1] · b[p][g][0]`, and with two `TERMS` of weights `+ a[g][0] · b[p][g][1]`; each in the
+/// order of [`pair_products`].
+///
+/// # Safety
+/// `a` points to `steps` times 2 whole tiles, each `b[p]` to `steps` times `TERMS`, `sums` to 4 × 256 f32; `steps` is not 0;
+/// `tiles` are [`FULL_TILES`].
+#[inline(always)]
+pub(crate) unsafe fn term_products<const TERMS: usize>(
+    _tiles: &Tiles,
+    a: *const half::bf16,
+    b: [*const half::bf16; 4],
+    sums: *mut f32,
+    (steps, first): (usize, bool),
+) {
+    const { assert!(TERMS == 1 || TERMS == 2) };
+    // One panel: its tile of weights for two products. Tile registers 6 and 7 take the weights in turn.
+    macro_rules! one {
+        ($sum:literal, $b:literal, $tile:literal) => {
+            concat!(
+                "tileloadd ",
+                $tile,
+                ", [",
+                $b,
+                " + {row}*1]\n",
+                "tdpbf16ps ",
+                $sum,
+                ", tmm4, ",
+                $tile,
+                "\n",
+                "tdpbf16ps ",
+                $sum,
+                ", tmm5, ",
+                $tile,
+                "\n",
+            )
+        };
+    }
+    macro_rules! two {
+        ($sum:literal, $b:literal) => {
+            concat!(
+                one!($sum, $b, "tmm6"),
+                "tileloadd tmm7, [",
+                $b,
+                " + {row}*1 + 1024]\n",
+                "tdpbf16ps ",
+                $sum,
+                ", tmm4, tmm7\n",
+            )
+        };
+    }
+    macro_rules! all {
+        ($($step:expr),*) => {
+            asm!(
+                "test {first:l}, {first:l}",
+                "jz 3f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 2f",
+                "3:",
+                "tileloadd tmm0, [{sums} + {row}*1]",
+                "tileloadd tmm1, [{sums} + {row}*1 + 1024]",
+                "tileloadd tmm2, [{sums} + {row}*1 + 2048]",
+                "tileloadd tmm3, [{sums} + {row}*1 + 3072]",
+                "2:",
+                "tileloadd tmm4, [{a} + {row}*1]",
+                "tileloadd tmm5, [{a} + {row}*1 + 1024]",
+                $($step,)*
+                "add {a}, 2048",
+                "add {b0}, {b_step}",
+                "add {b1}, {b_step}",
+                "add {b2}, {b_step}",
+                "add {b3}, {b_step}",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}*1], tmm0",
+                "tilestored [{sums} + {row}*1 + 1024], tmm1",
+                "tilestored [{sums} + {row}*1 + 2048], tmm2",
+                "tilestored [{sums} + {row}*1 + 3072], tmm3",
+                first = in(reg) usize::from(first),
+                a = inout(reg) a => _, steps = inout(reg) steps => _, sums = in(reg) sums,
+                b0 = inout(reg) b[0] => _, b1 = inout(reg) b[1] => _,
+                b2 = inout(reg) b[2] => _, b3 = inout(reg) b[3] => _,
+                b_step = const 1024 * TERMS, row = in(reg) 64usize,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: see the module; the rows that tiles of these shapes read and write are the caller's promise.
+    unsafe {
+        if TERMS == 1 {
+            all!(
+                one!("tmm0", "{b0}", "tmm6"),
+                one!("tmm1", "{b1}", "tmm7"),
+                one!("tmm2", "{b2}", "tmm6"),
+                one!("tmm3", "{b3}", "tmm7")
+            )
+        } else {
+            all!(two!("tmm0", "{b0}"), two!("tmm1", "{b1}"), two!("tmm2", "{b2}"), two!("tmm3", "{b3}"))
+        }
+    }
+}

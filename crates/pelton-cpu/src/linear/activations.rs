@@ -17,6 +17,7 @@
 //!
 //! Invariant: a row's blocks depend on that row alone.
 
+use super::terms::Terms;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::activations::TiledRows;
 use crate::isa::Isa;
@@ -74,6 +75,10 @@ pub(super) fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 pub struct LinearScratch {
     pub(super) blocks: Vec<ActBlock>,
     pub(super) floats: Vec<f32>,
+    /// Rows with their columns in another order.
+    pub(super) dealt: Vec<f32>,
+    /// Rows in terms of bf16.
+    pub(super) terms: Terms,
     /// Rows for tiles.
     #[cfg(target_arch = "x86_64")]
     pub(super) tiles: TiledRows,

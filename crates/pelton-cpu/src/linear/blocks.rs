@@ -13,7 +13,8 @@
 //!
 //! ```text
 //! weight = d[n] * w      w = scale[n] * (code[n][k] - offset) * 2^SHIFT + min[n]       most formats
-//!                        w = (scale[n] * code[n][k] + 64) >> 7                         FINE ones: 8-bit codes
+//!                        w = ((scale[n] * code[n][k] + 64) >> 7) + min[n]              FINE ones: 8-bit codes
+//!                        w = (scale[n] * level[code[n][k]] + 2^14) >> 15               … with levels of 16 bits
 //! ```
 //!
 //! so that all products of a superblock are summed exactly, in i32, and only the sum is scaled. The plain loop, for
@@ -78,7 +79,8 @@ pub(super) trait Format: 'static {
     type Codes: Codes;
     /// Codes stand for themselves minus `2^OFFSET_SHIFT`.
     const OFFSET_SHIFT: Option<u32> = None;
-    /// Whether codes are signed bytes and scales have 15 bits: the product is rounded to 16, see the module.
+    /// Whether codes are signed bytes or levels of 16 bits, and scales have 15 bits: the product is rounded to 16, see
+    /// the module.
     const FINE: bool = false;
     /// Elements of a block in the file.
     const FILE_LEN: usize;
@@ -425,6 +427,24 @@ unsafe fn dots<F: Format, S: Lanes, const M: usize, const FROM: usize, const TO:
     }
 }
 
+/// The fixed-point weights of a dword of a `FINE` format, but for its minimum: of codes 0 and 2, and of 1 and 3.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn fine_weights<F: Format, S: Lanes>(dword: S::B, upper: S::B, scale: S::I) -> [S::I; 2] {
+    // SAFETY: the caller's.
+    unsafe {
+        if F::Codes::TWO_BYTES {
+            S::mul_round_wide(dword, upper, scale)
+        } else if F::Codes::E4M3 {
+            S::mul_round_e4m3(dword, scale)
+        } else {
+            S::mul_round(dword, scale)
+        }
+    }
+}
+
 /// Adds the exact integer dot products of `M` rows with the fixed-point weights of a unit of a `FINE` format.
 ///
 /// # Safety
@@ -438,8 +458,10 @@ unsafe fn fine_dots<F: Format, S: Lanes, const M: usize>(codes: *const u8, words
         // Two chains of sums: the first one's last result need not be waited for.
         let mut others = [S::splat_i(0); M];
         for t in 0..4 {
-            for (i, dword) in F::Codes::pair::<S>(codes, t).into_iter().enumerate() {
-                let [even, odd] = S::mul_round(dword, scale);
+            let pair = F::Codes::pair::<S>(codes, t);
+            let upper = if F::Codes::TWO_BYTES { F::Codes::upper::<S>(codes, t) } else { pair };
+            for (i, (dword, upper)) in pair.into_iter().zip(upper).enumerate() {
+                let [even, odd] = fine_weights::<F, S>(dword, upper, scale);
                 for m in 0..M {
                     let words = words.byte_add(m * size_of::<ActBlock>()).add(8 * t + 4 * i);
                     total[m] = S::dot_pair(total[m], even, words);

@@ -24,11 +24,27 @@ pub(super) trait Codes: 'static {
     /// Whether codes use all 8 bits: they stand for themselves minus 128, see [`Lanes::dot_wide`].
     const WIDE: bool = false;
 
+    /// Whether codes have 16 bits: the lower ones in [`Codes::pair`], the others in [`Codes::upper`].
+    const TWO_BYTES: bool = false;
+
+    /// Whether codes are 8-bit floats, see [`Lanes::mul_round_e4m3`].
+    const E4M3: bool = false;
+
     /// Dwords `2t` and `2t + 1`, one byte a code.
     ///
     /// # Safety
     /// As [`Lanes`]; `p` points to `BYTES` readable bytes, `t` is below 4.
     unsafe fn pair<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2];
+
+    /// The upper bytes of dwords `2t` and `2t + 1`, where there are [`Codes::TWO_BYTES`].
+    ///
+    /// # Safety
+    /// As [`Codes::pair`].
+    #[inline(always)]
+    unsafe fn upper<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2] {
+        // SAFETY: the caller's.
+        unsafe { Self::pair::<S>(p, t) }
+    }
 
     /// Stores the codes of a unit in its first `BYTES` bytes.
     fn put(codes: &UnitCodes, out: &mut [u8]);
@@ -58,7 +74,7 @@ fn vectors<const N: usize>(out: &mut [u8]) -> &mut [[[u8; 4]; 16]; N] {
 
 const LOW_NIBBLES: u32 = 0x0f0f_0f0f;
 
-fn put_nibbles(codes: &UnitCodes, out: &mut [u8]) {
+pub(super) fn put_nibbles(codes: &UnitCodes, out: &mut [u8]) {
     for (t, out) in vectors::<4>(out).iter_mut().enumerate() {
         for (row, codes) in codes.iter().enumerate() {
             let (low, high) = (dword(codes, 2 * t) & LOW_NIBBLES, dword(codes, 2 * t + 1) & LOW_NIBBLES);
@@ -95,7 +111,7 @@ fn put_one_bit<const BIT: u32>(codes: &UnitCodes, out: &mut [u8]) {
 /// # Safety
 /// As [`Codes::pair`].
 #[inline(always)]
-unsafe fn nibbles<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2] {
+pub(super) unsafe fn nibbles<S: Lanes>(p: *const u8, t: usize) -> [S::B; 2] {
     // SAFETY: the caller's.
     unsafe {
         let both = S::codes(p.add(64 * t));

@@ -42,14 +42,14 @@ fn put_i16(v: f32, at: usize, row: usize, panel: &mut [u8]) {
 
 /// The least half-precision number that is not below `v`, which is not negative.
 #[inline(always)]
-fn at_least(v: f32) -> f16 {
+pub(super) fn at_least(v: f32) -> f16 {
     let near = f16::from_f32(v);
     if near.to_f32() < v { f16::from_bits(near.to_bits() + 1) } else { near }
 }
 
 /// What one divides by to count in units of `d`.
 #[inline(always)]
-fn units_of(d: f16) -> f32 {
+pub(super) fn units_of(d: f16) -> f32 {
     // Where d is 0, so is everything that is counted.
     if d == f16::ZERO { 1.0 } else { d.to_f32() }
 }

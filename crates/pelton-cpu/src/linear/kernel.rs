@@ -3,7 +3,7 @@
 //! Invariant: a [`Kernel`] is made only by [`kernels_for`], from an [`Isa`] whose token proves the instructions.
 
 use pelton_backend::Weight;
-use pelton_quant::DType;
+use pelton_quant::{DType, GroupedType, WeightType};
 
 use super::activations::{BLOCK, UNIT};
 use super::blocks::{self, Format, Panels, UNITS, panel_bytes};
@@ -11,8 +11,13 @@ use super::codes::{Codes, UnitCodes};
 use super::floats::{self, Element};
 use super::formats::*;
 use super::generic;
+use super::gridformats::*;
+use super::groupedformats::{
+    self, AffineInt4, AffineInt8, E4m3, Int4, Int8, Kind, NormalFloat, SmallFloat, Table, kind_of,
+};
 use super::lanes::Scalar;
 use super::superformats::*;
+use super::terms::{self, Halves};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use crate::isa::{Amx, Isa};
@@ -24,9 +29,14 @@ pub(super) enum Input {
     Blocks,
     /// Floats.
     Floats,
+    /// Terms of bf16.
+    Terms,
     /// Quantized rows for products of tiles.
     #[cfg(target_arch = "x86_64")]
     Tiles,
+    /// Terms of bf16 for products of tiles.
+    #[cfg(target_arch = "x86_64")]
+    TermTiles,
 }
 
 /// Runs a task.
@@ -40,6 +50,10 @@ pub(super) struct Tiled {
     run: unsafe fn(&Panels<'_>, Amx),
     /// The same for [`Panels::gated`].
     run_gated: unsafe fn(&Panels<'_>, Amx),
+    /// How many rows a task should multiply, of so many rows and input features.
+    rows_of_task: fn(usize, usize) -> usize,
+    /// Whether gates may be multiplied, of so many rows and input features.
+    gates: fn(usize, usize) -> bool,
     proof: Amx,
 }
 
@@ -48,10 +62,12 @@ pub(super) struct Tiled {
 pub(super) struct Kernel {
     /// Its name in a [`pelton_backend::Placement`].
     pub(super) name: &'static str,
-    pub(super) dtype: DType,
+    pub(super) dtype: WeightType,
     input: Input,
+    /// Whether its panels hold codes in groups, in the order of the groups' columns, as [`groupedformats::fits`].
+    pub(super) in_groups: bool,
     /// Bytes of a panel of `k` input features.
-    pub(super) panel_bytes: fn(DType, usize) -> usize,
+    pub(super) panel_bytes: fn(WeightType, usize) -> usize,
     /// Packs rows `16 i..` of the weight as panel `i`, which is all zero before.
     pub(super) pack: fn(&Weight, usize, &mut [u8]),
     run: Run,
@@ -60,6 +76,17 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
+    /// What is summed in which order: kernels of the same recipe give the same bits, on all machines.
+    #[cfg(test)]
+    pub(super) fn recipe(&self) -> &'static str {
+        match self.input {
+            _ if self.name == "generic" => "decoded",
+            Input::Floats => "float32",
+            Input::Terms => "terms",
+            _ => "fixed-point",
+        }
+    }
+
     /// What it wants of `rows` rows of activations.
     pub(super) fn input_of(&self, rows: usize) -> Input {
         self.tiled(rows).map_or(self.input, |tiled| tiled.input)
@@ -76,20 +103,12 @@ impl Kernel {
 
     /// How many rows a task should multiply, of `rows` rows of `k` features.
     pub(super) fn rows_of_task(&self, rows: usize, k: usize) -> usize {
-        #[cfg(target_arch = "x86_64")]
-        if self.is_tiled(rows) {
-            return tiles::rows_of_task(rows, k);
-        }
-        let _ = k;
-        rows
+        self.tiled(rows).map_or(rows, |tiled| (tiled.rows_of_task)(rows, k))
     }
 
     /// Whether tasks with [`Panels::gated`] may be run: `rows` rows, `k` input features.
     pub(super) fn gates(&self, rows: usize, k: usize) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        return self.is_tiled(rows) && tiles::gates(rows, k);
-        #[cfg(not(target_arch = "x86_64"))]
-        return false;
+        self.tiled(rows).is_some_and(|tiled| (tiled.gates)(rows, k))
     }
 
     /// Runs a task; one with [`Panels::gated`] only where [`Kernel::gates`] says so.
@@ -103,19 +122,25 @@ impl Kernel {
             match self.tiled(task.rows) {
                 Some(tiled) if task.gated.is_some() => (tiled.run_gated)(task, tiled.proof),
                 Some(tiled) => (tiled.run)(task, tiled.proof),
-                None => (self.run)(task, self.dtype),
+                // Grouped weights have panels of floats, whose kernel needs no type.
+                None => (self.run)(task, self.dtype.blocks().unwrap_or(DType::F32)),
             }
         }
     }
 }
 
-/// The kernels for `dtype` that `isa` can run, best first; the last ones are scalar and generic. Each of the first
-/// (but the generic one) gives the same bits.
-pub(super) fn kernels_for(dtype: DType, isa: Isa) -> Vec<Kernel> {
+/// The kernels for `dtype` that `isa` can run, best first; the last ones are scalar and generic. Those with the same
+/// [`Kernel::recipe`] give the same bits.
+pub(super) fn kernels_for(dtype: impl Into<WeightType>, isa: Isa) -> Vec<Kernel> {
+    let dtype = dtype.into();
+    let dtype = match dtype {
+        WeightType::Blocks(dtype) => dtype,
+        WeightType::Grouped(dtype) => return grouped_kernels(dtype, isa),
+    };
     let mut kernels = match dtype {
         DType::F32 => float_kernels::<floats::F32>(dtype, isa),
-        DType::F16 => float_kernels::<floats::F16>(dtype, isa),
-        DType::BF16 => float_kernels::<floats::Bf16>(dtype, isa),
+        DType::F16 => [term_kernels::<terms::F16>(dtype, isa), float_kernels::<floats::F16>(dtype, isa)].concat(),
+        DType::BF16 => [term_kernels::<terms::Bf16>(dtype, isa), float_kernels::<floats::Bf16>(dtype, isa)].concat(),
         DType::Q4_0 => block_kernels::<Q4_0>(dtype, isa),
         DType::Q4_1 => block_kernels::<Q4_1>(dtype, isa),
         DType::Q5_0 => block_kernels::<Q5_0>(dtype, isa),
@@ -129,10 +154,57 @@ pub(super) fn kernels_for(dtype: DType, isa: Isa) -> Vec<Kernel> {
         DType::IQ4_NL => block_kernels::<Iq4Nl>(dtype, isa),
         DType::IQ4_XS => block_kernels::<Iq4Xs>(dtype, isa),
         DType::MXFP4 => block_kernels::<Mxfp4>(dtype, isa),
+        DType::IQ3_XXS => block_kernels::<Iq3Xxs>(dtype, isa),
+        DType::IQ3_S => block_kernels::<Iq3S>(dtype, isa),
+        DType::IQ2_XXS => block_kernels::<Iq2Xxs>(dtype, isa),
+        DType::IQ2_XS => block_kernels::<Iq2Xs>(dtype, isa),
+        DType::IQ2_S => block_kernels::<Iq2S>(dtype, isa),
+        DType::IQ1_S => block_kernels::<Iq1S>(dtype, isa),
+        DType::IQ1_M => block_kernels::<Iq1M>(dtype, isa),
+        DType::TQ1_0 => block_kernels::<Tq1_0>(dtype, isa),
+        DType::TQ2_0 => block_kernels::<Tq2_0>(dtype, isa),
         _ => Vec::new(),
     };
     kernels.push(generic_kernel(dtype, isa));
     kernels
+}
+
+/// The best of [`kernels_for`] whose panels can hold a weight.
+pub(super) fn kernel_for(weight: &Weight, isa: Isa) -> Kernel {
+    let holds = |kernel: &Kernel| !kernel.in_groups || groupedformats::fits(weight);
+    kernels_for(weight.dtype(), isa).into_iter().find(holds).expect("the last ones hold every weight")
+}
+
+/// Kernels of codes in groups, best first; the last ones, of panels of floats, hold weights that have no others.
+fn grouped_kernels(dtype: GroupedType, isa: Isa) -> Vec<Kernel> {
+    fn of<F: Format>(dtype: GroupedType, isa: Isa) -> Vec<Kernel> {
+        let of = |kernel| Kernel { dtype: dtype.into(), pack: groupedformats::pack::<F>, in_groups: true, ..kernel };
+        block_kernels::<F>(DType::F32, isa).into_iter().map(of).collect()
+    }
+    let mut kernels = match kind_of(dtype) {
+        Some(Kind::Int4) => of::<Int4>(dtype, isa),
+        Some(Kind::AffineInt4) => of::<AffineInt4>(dtype, isa),
+        Some(Kind::Int8) => of::<Int8>(dtype, isa),
+        Some(Kind::AffineInt8) => of::<AffineInt8>(dtype, isa),
+        Some(Kind::Nf4) => of::<Table<NormalFloat>>(dtype, isa),
+        Some(Kind::Fp4) => of::<Table<SmallFloat>>(dtype, isa),
+        Some(Kind::E4m3) => of::<E4m3>(dtype, isa),
+        None => Vec::new(),
+    };
+    let decoded = |kernel| Kernel { dtype: dtype.into(), pack: pack_decoded, ..kernel };
+    kernels.extend(float_kernels::<floats::F32>(DType::F32, isa).into_iter().map(decoded));
+    kernels
+}
+
+/// The rows of a panel as floats, a feature of all rows after another.
+fn pack_decoded(weight: &Weight, panel: usize, out: &mut [u8]) {
+    let mut values = vec![0.0; weight.cols()];
+    for (lane, row) in (16 * panel..weight.rows().min(16 * panel + 16)).enumerate() {
+        weight.decode_row(row, &mut values);
+        for (value, out) in values.iter().zip(out.as_chunks_mut::<64>().0) {
+            out[4 * lane..][..4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
 }
 
 /// The candidates of an instruction set, best first: names and entry functions.
@@ -158,18 +230,22 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
     ];
     let of = |(name, run)| Kernel {
         name,
-        dtype,
+        dtype: dtype.into(),
         input: Input::Blocks,
         panel_bytes: |_, k| panel_bytes::<F>(k),
         pack: pack_blocks::<F>,
         run,
+        in_groups: false,
         tiled: None,
     };
     let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
     #[cfg(target_arch = "x86_64")]
     if let Isa::Amx(proof) = isa {
         let (run, run_gated) = (tiles::run::<F, false>, tiles::run::<F, true>);
-        let tiled = Some(Tiled { from_rows: tiles::FROM_ROWS, input: Input::Tiles, run, run_gated, proof });
+        let (rows_of_task, gates) = (tiles::rows_of_task, tiles::gates);
+        let tiled =
+            Tiled { from_rows: tiles::FROM_ROWS, input: Input::Tiles, run, run_gated, rows_of_task, gates, proof };
+        let tiled = Some(tiled);
         kernels.insert(0, Kernel { name: "amx", tiled, ..kernels[0] });
     }
     kernels
@@ -185,14 +261,46 @@ fn float_kernels<E: Element>(dtype: DType, isa: Isa) -> Vec<Kernel> {
     ];
     let of = |(name, run)| Kernel {
         name,
-        dtype,
+        dtype: dtype.into(),
         input: Input::Floats,
         panel_bytes: |_, k| k * 16 * E::BYTES,
         pack: pack_floats::<E>,
         run,
+        in_groups: false,
         tiled: None,
     };
     candidates(isa, &entries).into_iter().map(of).collect()
+}
+
+/// Kernels that sum products of bf16; on machines where that is much faster than of float32.
+fn term_kernels<W: Halves>(dtype: DType, isa: Isa) -> Vec<Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    if let Isa::Amx(proof) = isa {
+        let few = |name, run| Kernel {
+            name,
+            dtype: dtype.into(),
+            input: Input::Terms,
+            panel_bytes: |_, k| terms::panel_bytes(k),
+            pack: W::pack,
+            run,
+            in_groups: false,
+            tiled: None,
+        };
+        let (run, run_gated) = (tiles::terms::run::<W, false>, tiles::terms::run::<W, true>);
+        let tiled = Some(Tiled {
+            from_rows: tiles::terms::FROM_ROWS,
+            input: Input::TermTiles,
+            run,
+            run_gated,
+            rows_of_task: tiles::terms::rows_of_task,
+            gates: tiles::terms::gates,
+            proof,
+        });
+        let vectors = few("avx512-terms", x86::terms_avx512::<W>);
+        return vec![Kernel { name: "amx", tiled, ..vectors }, vectors, few("scalar-terms", terms_scalar::<W>)];
+    }
+    let _ = (dtype, isa);
+    Vec::new()
 }
 
 fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
@@ -203,20 +311,37 @@ fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
         Isa::Avx2(_) => x86::generic_avx2,
         _ => generic_scalar,
     };
-    let panel_bytes = |dtype: DType, k: usize| 16 * (k / dtype.block_len() * dtype.block_bytes());
+    let panel_bytes = |dtype: WeightType, k: usize| {
+        let dtype = dtype.blocks().expect("the generic kernel reads blocks");
+        16 * (k / dtype.block_len() * dtype.block_bytes())
+    };
     let pack = |weight: &Weight, panel: usize, out: &mut [u8]| {
         let rows = 16 * panel..weight.rows().min(16 * panel + 16);
         let bytes = weight.row_range(rows);
         out[..bytes.len()].copy_from_slice(bytes);
     };
-    Kernel { name: "generic", dtype, input: Input::Floats, panel_bytes, pack, run, tiled: None }
+    Kernel {
+        name: "generic",
+        dtype: dtype.into(),
+        input: Input::Floats,
+        panel_bytes,
+        pack,
+        run,
+        in_groups: false,
+        tiled: None,
+    }
 }
 
-/// Superblock after superblock of the panel: takes that of each of its 16 rows apart, then puts their codes side by
-/// side.
+/// Packs the rows of a panel from blocks of the file.
 fn pack_blocks<F: Format>(weight: &Weight, panel: usize, out: &mut [u8]) {
-    let (row_bytes, rows) = (weight.row_bytes(), 16 * panel..weight.rows().min(16 * panel + 16));
-    let (n_rows, file) = (rows.len().min(16), weight.row_range(rows));
+    let rows = 16 * panel..weight.rows().min(16 * panel + 16);
+    fill_panel::<F>(weight.row_range(rows), weight.row_bytes(), out);
+}
+
+/// Superblock after superblock of the panel: takes that of each of its at most 16 rows of `file` apart, then puts their
+/// codes side by side.
+pub(super) fn fill_panel<F: Format>(file: &[u8], row_bytes: usize, out: &mut [u8]) {
+    let n_rows = file.len() / row_bytes;
     let file_bytes = const { BLOCK / F::FILE_LEN * F::FILE_BYTES };
     // Rows past the last one stay zero.
     let mut codes: [UnitCodes; UNITS] = [[[0; UNIT]; 16]; UNITS];
@@ -236,7 +361,7 @@ fn pack_blocks<F: Format>(weight: &Weight, panel: usize, out: &mut [u8]) {
 const FLOAT_RUN: usize = 256;
 
 /// In runs of [`FLOAT_RUN`] elements, two rows and two elements at a time where there are two.
-fn pack_floats<E: Element>(weight: &Weight, panel: usize, out: &mut [u8]) {
+pub(super) fn pack_floats<E: Element>(weight: &Weight, panel: usize, out: &mut [u8]) {
     let (row_bytes, rows) = (weight.row_bytes(), 16 * panel..weight.rows().min(16 * panel + 16));
     let (n_rows, file) = (rows.len().min(16), weight.row_range(rows));
     for (i, out) in out.chunks_mut(16 * E::BYTES * FLOAT_RUN).enumerate() {
@@ -295,6 +420,14 @@ unsafe fn floats_scalar<E: Element>(task: &Panels<'_>, _: DType) {
 
 /// # Safety
 /// As [`Kernel::run`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn terms_scalar<W: Halves>(task: &Panels<'_>, _: DType) {
+    // SAFETY: the caller's.
+    unsafe { terms::run::<W, Scalar>(task) }
+}
+
+/// # Safety
+/// As [`Kernel::run`].
 unsafe fn generic_scalar(task: &Panels<'_>, dtype: DType) {
     // SAFETY: the caller's.
     unsafe { generic::run::<Scalar>(task, dtype) }
@@ -344,6 +477,14 @@ mod x86 {
     pub(super) unsafe fn floats_avx2<E: Element>(task: &Panels<'_>, _: DType) {
         // SAFETY: the caller's.
         unsafe { floats::run::<E, Ymm<Maddubs>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    pub(super) unsafe fn terms_avx512<W: Halves>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { terms::run::<W, Zmm>(task) }
     }
 
     /// # Safety

@@ -55,6 +55,13 @@ pub(super) trait Lanes: 'static {
     /// `(w * scale + 64) >> 7` of each signed byte of `w`: bytes 0 and 2 as a pair of i16, then 1 and 3; `scale` is the
     /// lane's i16, twice.
     unsafe fn mul_round(w: Self::B, scale: Self::I) -> [Self::I; 2];
+    /// `(w * scale + 2^14) >> 15` of each i16 of `lower` and `upper` bytes: bytes 0 and 2 as a pair of i16, then 1 and 3;
+    /// `scale` is the lane's i16, twice.
+    unsafe fn mul_round_wide(lower: Self::B, upper: Self::B, scale: Self::I) -> [Self::I; 2];
+    /// `(level * scale + 2^14) >> 15` of each e4m3 byte of `w`: bytes 0 and 2 as a pair of i16, then 1 and 3; `scale` is the
+    /// lane's i16, twice. A level is 64 times the number, rounded: with its exponent `e`, at least 1, and its mantissa `m`,
+    /// 8 of it the implied bit, `(m * 2^11 * -2^e + 2^14) >> 15` where it is negative, minus that otherwise.
+    unsafe fn mul_round_e4m3(w: Self::B, scale: Self::I) -> [Self::I; 2];
     /// `acc + w[0] * x[0] + w[1] * x[1]` in each lane, wrapping around; `w` is pairs of i16 and `x` points to one pair.
     unsafe fn dot_pair(acc: Self::I, w: Self::I, x: *const i16) -> Self::I;
 
@@ -190,6 +197,25 @@ impl Lanes for Scalar {
         let product = |i: usize, byte: usize| {
             let code = i32::from(w[i].to_le_bytes()[byte] as i8);
             (code * i32::from(scale[i] as i16) + 64) >> 7
+        };
+        [0, 1].map(|b| std::array::from_fn(|i| product(i, b) & 0xffff | product(i, b + 2) << 16))
+    }
+    #[inline(always)]
+    unsafe fn mul_round_wide(lower: [u32; 16], upper: [u32; 16], scale: [i32; 16]) -> [[i32; 16]; 2] {
+        let product = |i: usize, byte: usize| {
+            let w = i16::from_le_bytes([lower[i].to_le_bytes()[byte], upper[i].to_le_bytes()[byte]]);
+            (i32::from(w) * i32::from(scale[i] as i16) + (1 << 14)) >> 15
+        };
+        [0, 1].map(|b| std::array::from_fn(|i| product(i, b) & 0xffff | product(i, b + 2) << 16))
+    }
+    #[inline(always)]
+    unsafe fn mul_round_e4m3(w: [u32; 16], scale: [i32; 16]) -> [[i32; 16]; 2] {
+        let high = |a: i32, b: i32| (a * b + (1 << 14)) >> 15;
+        let product = |i: usize, byte: usize| {
+            let code = i32::from(w[i].to_le_bytes()[byte]);
+            let e = code >> 3 & 15;
+            let negative = high((code & 7 | e.min(1) << 3) << 11, -1 << e.max(1));
+            high(if code & 0x80 == 0 { -negative } else { negative }, i32::from(scale[i] as i16))
         };
         [0, 1].map(|b| std::array::from_fn(|i| product(i, b) & 0xffff | product(i, b + 2) << 16))
     }

@@ -147,6 +147,25 @@ impl<D: Dot> Lanes for Ymm<D> {
         [even, odd]
     }
     #[inline(always)]
+    unsafe fn mul_round_wide(lower: Self::B, upper: Self::B, scale: Self::I) -> [Self::I; 2] {
+        let low = pair!(_i => _mm256_set1_epi16(255));
+        let even = pair!(i => {
+            let w = _mm256_or_si256(_mm256_and_si256(lower[i], low[i]), _mm256_slli_epi16::<8>(upper[i]));
+            _mm256_mulhrs_epi16(w, scale[i])
+        });
+        let odd = pair!(i => {
+            let w = _mm256_or_si256(_mm256_srli_epi16::<8>(lower[i]), _mm256_andnot_si256(low[i], upper[i]));
+            _mm256_mulhrs_epi16(w, scale[i])
+        });
+        [even, odd]
+    }
+    #[inline(always)]
+    unsafe fn mul_round_e4m3(w: Self::B, scale: Self::I) -> [Self::I; 2] {
+        let even = pair!(i => e4m3_words(_mm256_and_si256(w[i], _mm256_set1_epi16(255)), scale[i]));
+        let odd = pair!(i => e4m3_words(_mm256_srli_epi16::<8>(w[i]), scale[i]));
+        [even, odd]
+    }
+    #[inline(always)]
     unsafe fn mul_add_i(a: Self::I, b: Self::I, acc: Self::I) -> Self::I {
         pair!(i => _mm256_add_epi32(acc[i], _mm256_mullo_epi32(a[i], b[i])))
     }
@@ -260,6 +279,32 @@ impl<D: Dot> Lanes for Ymm<D> {
     }
 }
 
+/// Products of e4m3 numbers, each in the lower byte of 16 bits, with scales: see [`Lanes::mul_round_e4m3`].
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn e4m3_words(code: __m256i, scale: __m256i) -> __m256i {
+    // SAFETY: isa
+    unsafe {
+        let one = _mm256_set1_epi16(1);
+        let e = _mm256_and_si256(_mm256_srli_epi16::<3>(code), _mm256_set1_epi16(15));
+        let mantissa = _mm256_and_si256(code, _mm256_set1_epi16(7));
+        let mantissa = _mm256_or_si256(mantissa, _mm256_slli_epi16::<3>(_mm256_min_epi16(e, one)));
+        // 2^e of e from 1 to 15: its lower byte, and its upper one, from a table each; then negated.
+        let lower = _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 2, 4, 8, 16, 32, 64, -128, 0, 0, 0, 0, 0, 0, 0, 0));
+        let upper = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, -128));
+        let low = _mm256_and_si256(_mm256_shuffle_epi8(lower, e), _mm256_set1_epi16(255));
+        let power = _mm256_or_si256(low, _mm256_slli_epi16::<8>(_mm256_shuffle_epi8(upper, e)));
+        let negative =
+            _mm256_mulhrs_epi16(_mm256_slli_epi16::<11>(mantissa), _mm256_sub_epi16(_mm256_setzero_si256(), power));
+        // Negative where the number is not.
+        let turn = _mm256_xor_si256(_mm256_slli_epi16::<8>(code), _mm256_set1_epi16(i16::MIN));
+        let level = _mm256_sign_epi16(negative, _mm256_or_si256(turn, one));
+        _mm256_mulhrs_epi16(level, scale)
+    }
+}
+
 /// Single 512-bit registers.
 pub(super) struct Zmm;
 
@@ -355,6 +400,34 @@ impl Lanes for Zmm {
         isa!({
             let odd = _mm512_and_si512(w, _mm512_set1_epi16(-256));
             [_mm512_mulhrs_epi16(_mm512_slli_epi16::<8>(w), scale), _mm512_mulhrs_epi16(odd, scale)]
+        })
+    }
+    #[inline(always)]
+    unsafe fn mul_round_wide(lower: __m512i, upper: __m512i, scale: __m512i) -> [__m512i; 2] {
+        isa!({
+            let low = _mm512_set1_epi16(255);
+            let even = _mm512_or_si512(_mm512_and_si512(lower, low), _mm512_slli_epi16::<8>(upper));
+            let odd = _mm512_or_si512(_mm512_srli_epi16::<8>(lower), _mm512_andnot_si512(low, upper));
+            [_mm512_mulhrs_epi16(even, scale), _mm512_mulhrs_epi16(odd, scale)]
+        })
+    }
+    #[inline(always)]
+    unsafe fn mul_round_e4m3(w: __m512i, scale: __m512i) -> [__m512i; 2] {
+        isa!({
+            // A loop, not a closure, which would be a function of its own.
+            let mut words = [_mm512_and_si512(w, _mm512_set1_epi16(255)), _mm512_srli_epi16::<8>(w)];
+            for word in &mut words {
+                let (code, one) = (*word, _mm512_set1_epi16(1));
+                let e = _mm512_and_si512(_mm512_srli_epi16::<3>(code), _mm512_set1_epi16(15));
+                let mantissa = _mm512_and_si512(code, _mm512_set1_epi16(7));
+                let mantissa = _mm512_or_si512(mantissa, _mm512_slli_epi16::<3>(_mm512_min_epi16(e, one)));
+                let power = _mm512_sllv_epi16(_mm512_set1_epi16(-1), _mm512_max_epi16(e, one));
+                let negative = _mm512_mulhrs_epi16(_mm512_slli_epi16::<11>(mantissa), power);
+                let positive = _mm512_testn_epi16_mask(code, _mm512_set1_epi16(0x80));
+                let level = _mm512_mask_sub_epi16(negative, positive, _mm512_setzero_si512(), negative);
+                *word = _mm512_mulhrs_epi16(level, scale);
+            }
+            words
         })
     }
     #[inline(always)]

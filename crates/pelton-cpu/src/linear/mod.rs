@@ -7,12 +7,15 @@
 //! panels × tiles ─▶ out                                                                    blocks.rs, floats.rs
 //! ```
 //!
-//! The kernels are written once: `blocks.rs` for block-quantized formats (`formats.rs` and `superformats.rs` say how each
-//! is stored, `codes.rs` how its integers lie), `floats.rs` for float formats, `generic.rs` for the rest. `lanes.rs` is their vocabulary, and `kernel.rs` the table of all of them. With
-//! many rows, machines with AMX take the quantized ones through `tiles/`, to the same bits.
+//! The kernels are written once: `blocks.rs` for block-quantized formats (`formats.rs`, `superformats.rs`,
+//! `gridformats.rs` and `groupedformats.rs` say how each is stored, `codes.rs` how its integers lie), `floats.rs` for
+//! float formats (`terms.rs` for those of 16 bits on machines with AMX), `generic.rs` for the rest. `lanes.rs` is their
+//! vocabulary, and `kernel.rs` the table of all of them. With many rows, machines with AMX take their products on tiles,
+//! `tiles/`, to the same bits.
 //!
-//! Invariant: every output is the same bits on every instruction set, alone or among other rows, and on any number
-//! of threads, because no f32 sum is ever split or reordered.
+//! Invariant: every output is the same bits alone or among other rows and on any number of threads, because no f32 sum
+//! is ever split or reordered; and on every instruction set, but that F16 and BF16 weights are summed in another order
+//! (and activations rounded to 16 bits) where there is AMX, see `terms.rs`.
 
 mod activations;
 mod blocks;
@@ -20,6 +23,8 @@ mod codes;
 mod floats;
 mod formats;
 mod generic;
+mod gridformats;
+mod groupedformats;
 mod kernel;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
@@ -27,19 +32,21 @@ mod lanes_x86;
 pub(crate) mod memory;
 mod packed;
 mod superformats;
+mod terms;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
 
 pub use activations::LinearScratch;
-use activations::Shared;
+use activations::{PARALLEL, Shared};
 use blocks::{Gated, Panels, STREAMS};
-use kernel::{Input, Kernel, kernels_for};
+use kernel::{Input, Kernel, kernel_for};
 use memory::PanelMemory;
 pub use packed::{PackedError, checksum, packed_source};
 pub(crate) use packed::{PackedFile, PackedWriter};
@@ -65,6 +72,8 @@ struct Segment {
     first_col: usize,
     panel_bytes: usize,
     panels: PanelMemory,
+    /// Where panels have the columns in another order than the input features: which feature each is.
+    order: Option<Arc<[u32]>>,
     /// `(rows, rounded up to 16,)`, or empty.
     bias: Vec<f32>,
 }
@@ -131,7 +140,7 @@ impl PackedLinear {
     /// # Panics
     /// Where the parts are not equally wide.
     pub fn pack(spec: &LinearSpec, isa: Isa, pool: &Pool) -> Result<PackedLinear, BackendError> {
-        PackedLinear::pack_with(spec, isa, pool, &|weight| kernels_for(weight.dtype(), isa)[0])
+        PackedLinear::pack_with(spec, isa, pool, &|weight| kernel_for(weight, isa))
     }
 
     /// [`PackedLinear::pack`], but for the parts whose panels a packed file has.
@@ -141,7 +150,7 @@ impl PackedLinear {
         pool: &Pool,
         file: &mut PackedFile,
     ) -> Result<PackedLinear, BackendError> {
-        let choose = |weight: &Weight| kernels_for(weight.dtype(), isa)[0];
+        let choose = |weight: &Weight| kernel_for(weight, isa);
         PackedLinear::assemble(spec, isa, pool, &choose, &mut |weight, kernel| file.take(weight, kernel))
     }
 
@@ -188,7 +197,8 @@ impl PackedLinear {
             let mut bias = spec.bias.get(first_col..first_col + rows).unwrap_or_default().to_vec();
             bias.resize(if bias.is_empty() { 0 } else { 16 * n_panels }, 0.0);
             let name = weight.name().to_string();
-            segments.push(Segment { name, kernel, rows, first_col, panel_bytes, panels, bias });
+            let order = weight.as_grouped().filter(|_| kernel.in_groups).and_then(|grouped| grouped.order().cloned());
+            segments.push(Segment { name, kernel, rows, first_col, panel_bytes, panels, order, bias });
             first_col += rows;
         }
         Ok(PackedLinear { isa, in_features: spec.in_features(), out_features: first_col, segments })
@@ -235,20 +245,43 @@ impl PackedLinear {
         if rows == 0 {
             return;
         }
-        self.prepare(x, rows, scratch, pool);
+        let out = Shared(out.as_mut_ptr());
+        for segments in self.segments.chunk_by(|a, b| a.order == b.order) {
+            match &segments[0].order {
+                None => self.multiply(segments, x, rows, &out, scratch, pool),
+                Some(order) => {
+                    let mut dealt = std::mem::take(&mut scratch.dealt);
+                    deal(x, order, &mut dealt, pool);
+                    self.multiply(segments, &dealt, rows, &out, scratch, pool);
+                    scratch.dealt = dealt;
+                }
+            }
+        }
+    }
+
+    /// Multiplies segments whose columns are in the order of `x`; `out` is that of all segments.
+    fn multiply(
+        &self,
+        segments: &[Segment],
+        x: &[f32],
+        rows: usize,
+        out: &Shared<f32>,
+        scratch: &mut LinearScratch,
+        pool: &Pool,
+    ) {
+        self.prepare(segments, x, rows, scratch, pool);
         let floats = if rows > 1 { &scratch.floats } else { x };
         let threads = pool.threads();
         let cut = |s: &Segment| s.cut(rows, self.in_features, threads);
-        let n_tasks = self.segments.iter().map(|s| cut(s).tasks()).sum();
-        let out = Shared(out.as_mut_ptr());
+        let n_tasks = segments.iter().map(|s| cut(s).tasks()).sum();
         let scratch = &*scratch;
         pool.run(n_tasks, &|mut task| {
-            for segment in &self.segments {
+            for segment in segments {
                 let cut = cut(segment);
                 if task < cut.tasks() {
                     let part = cut.task(task, rows, segment.n_panels());
                     let activations = Activations { rows, k: self.in_features, scratch, floats };
-                    // SAFETY: `out` has `rows` rows (asserted), and tasks own disjoint parts of it.
+                    // SAFETY: `out` has `rows` rows (forward saw to it), and tasks own disjoint parts of it.
                     unsafe { segment.run(part, &activations, (out.get(), self.out_features), None) };
                     return;
                 }
@@ -259,15 +292,22 @@ impl PackedLinear {
 }
 
 impl PackedLinear {
-    /// Makes activations ready for all parts.
-    fn prepare(&self, x: &[f32], rows: usize, scratch: &mut LinearScratch, pool: &Pool) {
-        let wants = |input| self.segments.iter().any(|s| s.kernel.input_of(rows) == input);
+    /// Makes activations ready for some parts.
+    fn prepare(&self, segments: &[Segment], x: &[f32], rows: usize, scratch: &mut LinearScratch, pool: &Pool) {
+        let wants = |input| segments.iter().any(|s| s.kernel.input_of(rows) == input);
         if wants(Input::Blocks) {
             scratch.quantize(x, rows, self.isa, pool);
         }
         #[cfg(target_arch = "x86_64")]
         if wants(Input::Tiles) {
             scratch.tiles.quantize(x, rows, pool);
+        }
+        if wants(Input::Terms) {
+            scratch.terms.split(x, rows, self.isa, pool);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if wants(Input::TermTiles) {
+            scratch.terms.tiles.split(x, rows, pool);
         }
         // A single row is its own interleaving.
         if wants(Input::Floats) && rows > 1 {
@@ -294,12 +334,13 @@ impl PackedLinear {
         let [first, .., last] = &*self.segments else { return false };
         let halves = self.segments.len() == 2 && first.rows == ffn && ffn.is_multiple_of(16);
         let alike = first.kernel.dtype == last.kernel.dtype && first.panel_bytes == last.panel_bytes;
-        if !(halves && alike && [first, last].iter().all(|s| s.kernel.gates(rows, self.in_features))) {
+        let in_order = self.segments.iter().all(|s| s.order.is_none());
+        if !(halves && alike && in_order && [first, last].iter().all(|s| s.kernel.gates(rows, self.in_features))) {
             return false;
         }
         assert_eq!(Some(x.len()), rows.checked_mul(self.in_features), "x is (rows, in_features)");
         assert_eq!(Some(out.len()), rows.checked_mul(ffn), "out is (rows, out_features / 2)");
-        self.prepare(x, rows, scratch, pool);
+        self.prepare(&self.segments, x, rows, scratch, pool);
         let cut = first.cut(rows, self.in_features, pool.threads());
         let out = Shared(out.as_mut_ptr());
         let activations = Activations { rows, k: self.in_features, scratch, floats: &[] };
@@ -314,6 +355,21 @@ impl PackedLinear {
         });
         true
     }
+}
+
+/// Deals the columns of `x`, rows of as many as `order` has, in that order.
+fn deal(x: &[f32], order: &[u32], out: &mut Vec<f32>, pool: &Pool) {
+    let k = order.len();
+    out.resize(x.len(), 0.0);
+    let all = Shared(out.as_mut_ptr());
+    let task = |row: usize| {
+        let x = &x[row * k..(row + 1) * k];
+        // SAFETY: each row belongs to one task.
+        let out = unsafe { std::slice::from_raw_parts_mut(all.get().add(row * k), k) };
+        out.iter_mut().zip(order).for_each(|(out, &j)| *out = x[j as usize]);
+    };
+    let rows = x.len() / k;
+    if x.len() < PARALLEL { (0..rows).for_each(task) } else { pool.run(rows, &task) }
 }
 
 /// A call's activations, in tiles.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_backend::Weight;
-use pelton_quant::DType;
+use pelton_quant::WeightType;
 
 use super::kernel::Kernel;
 use super::memory::{Map, PanelMemory};
@@ -30,7 +30,7 @@ use crate::pool::Pool;
 
 const MAGIC: [u8; 8] = *b"PELTONPK";
 /// Of this file's format; that of the panels is checked by content.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEAD: usize = 48;
 /// Where matrices begin: pages, so that none shares one with another.
 const PAGE: usize = 4096;
@@ -156,7 +156,8 @@ impl PackedFile {
         let entry = self.entries.get(weight.name())?;
         let panel_bytes = (kernel.panel_bytes)(weight.dtype(), weight.cols());
         let shape = (entry.dtype.as_str(), entry.rows, entry.cols, entry.panel_bytes);
-        if shape != (weight.dtype().name(), weight.rows() as u64, weight.cols() as u64, panel_bytes as u64) {
+        let dtype = weight.dtype().to_string();
+        if shape != (dtype.as_str(), weight.rows() as u64, weight.cols() as u64, panel_bytes as u64) {
             return None;
         }
         let n_panels = weight.rows().div_ceil(16);
@@ -375,7 +376,7 @@ impl PackedWriter {
     /// Appends the panels of a matrix.
     pub(crate) fn push(
         &mut self,
-        (name, dtype, rows, cols): (&str, DType, usize, usize),
+        (name, dtype, rows, cols): (&str, WeightType, usize, usize),
         panel_bytes: usize,
         panels: &[u8],
         pool: &Pool,
@@ -387,7 +388,7 @@ impl PackedWriter {
         written.map_err(PackedError::io("write", &self.temporary))?;
         self.entries.push(Entry {
             name: name.into(),
-            dtype: dtype.name().into(),
+            dtype: dtype.to_string(),
             rows: rows as u64,
             cols: cols as u64,
             panel_bytes: panel_bytes as u64,

@@ -5,8 +5,9 @@
 //! block, against the file: equal, but for the 6-bit scales, which become bytes (at most 3.6% more).
 //!
 //! Formats with minima count in fractions of `d`, the unit of their scales: `min = round(-2^SHIFT m dmin / d)`, which is
-//! off by at most 2^-15 of the largest weight. Where that or the largest weight would not fit 16 bits, `d` is doubled,
-//! and the scales are halved, until they do ([`fit`]). That happens where a minimum is more than four times what a
+//! off by at most half a unit: 2^-15 of the largest weight of a superblock that uses the largest scale, as encoders see to
+//! (2^-14 for Q2_K), more where all scales are small. Where that or the largest weight would not fit 16 bits, `d` is
+//! doubled, and the scales are halved, until they do ([`fit`]). That happens where a minimum is more than four times what a
 //! symmetric block has, so that the scales matter less.
 
 use half::f16;
@@ -21,13 +22,13 @@ const _: () = assert!(q6_k::OFFSET == 1 << 5 && q3_k::OFFSET == 1 << 2);
 
 /// The units of a superblock of a panel.
 #[inline(always)]
-fn units<F: Format>(panel: &mut [u8]) -> impl Iterator<Item = (usize, &mut [u8])> {
+pub(super) fn units<F: Format>(panel: &mut [u8]) -> impl Iterator<Item = (usize, &mut [u8])> {
     panel[F::HEAD..].chunks_exact_mut(F::UNIT).enumerate()
 }
 
 /// Deals the codes of a block of the file to its units, as row `row`.
 #[inline(always)]
-fn deal(block: &[u8; 256], row: usize, codes: &mut [UnitCodes]) {
+pub(super) fn deal(block: &[u8; 256], row: usize, codes: &mut [UnitCodes]) {
     for (block, codes) in block.as_chunks::<32>().0.iter().zip(codes) {
         codes[row] = *block;
     }
@@ -205,7 +206,7 @@ impl Format for Q2K {
     const SCALES: usize = 16;
     const MINS: usize = 16;
     const MIN_BYTES: usize = HALVES + 8 * 16;
-    const SHIFT: u32 = 5;
+    const SHIFT: u32 = 8;
 
     #[inline(always)]
     fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::blocks::{Format, UNITS};
+use super::super::blocks::{Format, UNITS, fine_weights};
 use super::super::codes::Codes;
 use super::super::lanes::Lanes;
 use super::super::lanes_x86::Zmm;
@@ -39,8 +39,9 @@ pub(super) unsafe fn expand<F: Format>(block: *const u8, units: usize, out: *mut
                 let pairs = 4 / F::PARTS;
                 for t in part * pairs..(part + 1) * pairs {
                     let [a, b] = F::Codes::pair::<Zmm>(codes, t);
-                    put::<F>(a, scale, min, tile.add(128 * t));
-                    put::<F>(b, scale, min, tile.add(128 * t + 64));
+                    let [c, d] = if F::Codes::TWO_BYTES { F::Codes::upper::<Zmm>(codes, t) } else { [a, b] };
+                    put::<F>([a, c], scale, min, tile.add(128 * t));
+                    put::<F>([b, d], scale, min, tile.add(128 * t + 64));
                 }
             }
         }
@@ -61,18 +62,18 @@ unsafe fn minimum(pairs: &[__m512i; 8], i: usize) -> __m512i {
     }
 }
 
-/// Stores the planes of 16 dwords of codes.
+/// Stores the planes of 16 dwords of codes, and of their upper bytes where they have some.
 ///
 /// # Safety
 /// AVX-512 BW; `to` is a row of a tile, with the next plane's tile behind it.
 #[inline(always)]
-unsafe fn put<F: Format>(codes: __m512i, scale: __m512i, min: __m512i, to: *mut i8) {
+unsafe fn put<F: Format>([codes, upper]: [__m512i; 2], scale: __m512i, min: __m512i, to: *mut i8) {
     // SAFETY: the caller's.
     unsafe {
         let bytes = _mm512_set1_epi16(0xff);
         // Weights of even and of odd codes.
-        let [even, odd] = if F::FINE {
-            Zmm::mul_round(codes, scale)
+        let [mut even, mut odd] = if F::FINE {
+            fine_weights::<F, Zmm>(codes, upper, scale)
         } else {
             let (mut even, mut odd) = (_mm512_and_si512(codes, bytes), _mm512_srli_epi16::<8>(codes));
             let shift = if F::Codes::WIDE { Some(7) } else { F::OFFSET_SHIFT };
@@ -80,12 +81,11 @@ unsafe fn put<F: Format>(codes: __m512i, scale: __m512i, min: __m512i, to: *mut 
                 let offset = _mm512_set1_epi16(1 << shift);
                 (even, odd) = (_mm512_sub_epi16(even, offset), _mm512_sub_epi16(odd, offset));
             }
-            (even, odd) = (_mm512_mullo_epi16(even, scale), _mm512_mullo_epi16(odd, scale));
-            if F::MINS > 0 {
-                (even, odd) = (_mm512_add_epi16(even, min), _mm512_add_epi16(odd, min));
-            }
-            [even, odd]
+            [_mm512_mullo_epi16(even, scale), _mm512_mullo_epi16(odd, scale)]
         };
+        if F::MINS > 0 {
+            (even, odd) = (_mm512_add_epi16(even, min), _mm512_add_epi16(odd, min));
+        }
         let low = _mm512_mask_blend_epi8(ODD_BYTES, even, _mm512_slli_epi16::<8>(odd));
         let high = _mm512_mask_blend_epi8(ODD_BYTES, _mm512_srli_epi16::<8>(even), odd);
         _mm512_store_si512(to.cast(), high);

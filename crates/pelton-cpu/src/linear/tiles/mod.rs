@@ -1,4 +1,4 @@
-//! Linear layers of many rows on tiles (AMX).
+//! Linear layers of many rows on tiles (AMX): block formats here, floats in `terms.rs`.
 //!
 //! ```text
 //! x ── quantize ─▶ 16 rows a tile, as the products read them                    activations.rs
@@ -28,6 +28,7 @@
 
 pub(super) mod activations;
 mod expand;
+pub(super) mod terms;
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
