@@ -76,6 +76,20 @@ impl Answer {
         self.generated.len()
     }
 
+    /// The token that would be chosen behind `generated` if these were the logits; nothing comes of it. The grammar takes
+    /// no part in it.
+    ///
+    /// # Errors
+    /// The logits are not numbers, or fewer than the request speaks of.
+    pub(crate) fn guess(
+        &mut self,
+        logits: &mut [f32],
+        prompt: &[u32],
+        generated: &[u32],
+    ) -> Result<Sampled, SampleError> {
+        self.sampler.sample(logits, prompt, generated)
+    }
+
     /// Chooses the next token from one row of logits and says what became of it.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! The step loop.
 
+mod drafts;
 mod ends;
 mod siblings;
+mod verify;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,15 +11,16 @@ use std::time::Instant;
 
 use pelton_backend::{Backend, BackendError, Batch, BatchBuilder, BatchError, KvType, PAGE_LEN};
 use pelton_model::{Decoder, Workspace};
-use pelton_sched::{Limits, Plan, Scheduler, SeqId, SeqOptions, Stats, StepOutcome};
+use pelton_sched::{Limits, Plan, Scheduler, SeqId, SeqOptions, Stats};
 use pelton_text::Tokenizer;
 
-use crate::answer::{Answer, Ends};
+use crate::answer::Answer;
 use crate::pace::Pace;
 use crate::pages::Pages;
 use crate::pool::Pool;
 use crate::queue::{Queue, Ticket};
 use crate::sequence::{Body, Sequence};
+use crate::speculate::Speculator;
 use crate::{DiskOptions, DiskStats, Event, FinishReason, Pooling, Request, RequestId, SubmitError, Task};
 
 /// How much an engine may hold and do at once.
@@ -98,6 +101,7 @@ pub struct Engine<B: Backend> {
     queue: Queue,
     /// Measures steps, where streams are to be kept steady.
     pace: Option<Pace>,
+    speculator: Option<Speculator<B>>,
     next_id: u64,
     next_seq: u64,
 }
@@ -145,6 +149,7 @@ impl<B: Backend> Engine<B> {
             queue: Queue::new(limits.max_waiting.max(1)),
             limits,
             pace: None,
+            speculator: None,
             next_id: 0,
             next_seq: 0,
         })
@@ -291,6 +296,7 @@ impl<B: Backend> Engine<B> {
     pub fn step(&mut self, events: &mut Vec<(RequestId, Event)>) -> Result<(), EngineError> {
         self.end_overdue(events);
         self.take_in_fetched(events);
+        self.propose();
         let start = Instant::now();
         if let Some(pace) = &self.pace {
             self.sched.set_max_prefill(pace.max_prefill());
@@ -310,15 +316,15 @@ impl<B: Backend> Engine<B> {
         }
         self.model.forward(&mut self.backend, &batch, &mut self.kv, &mut self.work, &mut self.logits);
         self.pool_vectors(&plan);
-        let mut begun = Vec::new();
-        let outcomes = self.sample(&plan, &mut begun, events);
-        for done in self.sched.commit(&outcomes) {
+        let chosen = self.choose(&plan, events);
+        for done in self.sched.commit(&chosen.outcomes) {
             // The scheduler's own limits are at least as wide as ours; should it end a sequence first, so do we.
             self.finish(done.seq, FinishReason::Context, events);
         }
-        for (seq, id) in begun {
+        for &(seq, id) in &chosen.begun {
             self.begin_siblings(seq, id, events);
         }
+        self.learn(&plan, &chosen, start);
         self.keep_new_pages();
         self.note_pace(&plan, start);
         Ok(())
@@ -327,8 +333,9 @@ impl<B: Backend> Engine<B> {
     /// Takes note of how long a step took that streams waited for.
     fn note_pace(&mut self, plan: &Plan, start: Instant) {
         let Some(pace) = &mut self.pace else { return };
-        let prefill: usize = plan.rows.iter().map(|row| row.tokens.len()).filter(|&len| len > 1).sum();
-        if plan.rows.iter().any(|row| row.tokens.len() == 1) {
+        let lens = plan.rows.iter().map(|row| row.tokens.len() - row.n_drafts);
+        let prefill: usize = lens.clone().filter(|&len| len > 1).sum();
+        if lens.clone().any(|len| len == 1) && plan.rows.iter().all(|row| row.n_drafts == 0) {
             pace.note(prefill, start.elapsed());
         }
     }
@@ -356,15 +363,17 @@ impl<B: Backend> Engine<B> {
                 group.ticket = None;
             }
             let has_logits = row.sample && matches!(sequence.body, Body::Answer(_));
-            batch.push(&row.tokens, row.start, &row.pages, usize::from(has_logits))?;
+            let n_logits = if has_logits { 1 + row.n_drafts } else { 0 };
+            batch.push(&row.tokens, row.start, &row.pages, n_logits)?;
         }
         Ok(batch.finish())
     }
 
-    /// Takes hidden states in, for the sequences that become vectors.
+    /// Takes hidden states in, for the sequences that become vectors and for drafters that read them.
     fn pool_vectors(&mut self, plan: &Plan) {
         let is_vector = |seq| matches!(self.sequences.get(seq), Some(Sequence { body: Body::Vector(_), .. }));
-        if !plan.rows.iter().any(|row| is_vector(&row.seq)) {
+        let is_read = self.speculator.as_ref().is_some_and(Speculator::reads_hidden);
+        if !is_read && !plan.rows.iter().any(|row| is_vector(&row.seq)) {
             return;
         }
         let hidden = self.model.hidden();
@@ -377,59 +386,9 @@ impl<B: Backend> Engine<B> {
                 pool.push(row.start, own, hidden);
             }
         }
-    }
-
-    /// Chooses a token for each row of the plan that ended its known tokens. `begun` gets the sequences whose prompt
-    /// has more answers than one, at the first token of the first.
-    fn sample(
-        &mut self,
-        plan: &Plan,
-        begun: &mut Vec<(SeqId, RequestId)>,
-        events: &mut Vec<(RequestId, Event)>,
-    ) -> Vec<StepOutcome> {
-        let vocab = self.model.vocab_size();
-        let mut outcomes = Vec::new();
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact_mut(vocab);
-        for row in plan.rows.iter().filter(|row| row.sample) {
-            let Some(sequence) = self.sequences.get_mut(&row.seq) else {
-                // An answer whose sibling failed in this very step.
-                rows.next();
-                continue;
-            };
-            sequence.note_token();
-            let (id, choice) = (sequence.id, sequence.choice);
-            let Body::Answer(answer) = &mut sequence.body else {
-                self.finish_vector(row.seq, events);
-                outcomes.push(StepOutcome { seq: row.seq, new_tokens: vec![0], finished: true });
-                continue;
-            };
-            let logits = rows.next().expect("a row of logits for each answer");
-            let is_first = choice == 0 && answer.len() == 0;
-            let ends = Ends { eos: &self.eos, context: self.limits.context };
-            let (new_tokens, finished) = match answer.advance(&sequence.request, logits, ends) {
-                Ok(advance) => {
-                    let (token, logprob) = (advance.sampled.id, advance.sampled.logprob);
-                    let (top, text) = (advance.top, advance.text);
-                    events.push((id, Event::Token { choice, id: token, logprob, top, text }));
-                    if is_first && sequence.request.n > 1 {
-                        begun.push((row.seq, id));
-                        self.prepare_siblings(row.seq);
-                    }
-                    if let Some(reason) = advance.finish {
-                        self.finish(row.seq, reason, events);
-                    }
-                    (vec![token], advance.finish.is_some())
-                }
-                Err(e) => {
-                    self.fail(row.seq, id, e.to_string(), events);
-                    (Vec::new(), true)
-                }
-            };
-            outcomes.push(StepOutcome { seq: row.seq, new_tokens, finished });
+        if is_read {
+            self.show_hidden(plan);
         }
-        self.logits = logits;
-        outcomes
     }
 
     /// Hands pages that became full to the disk.

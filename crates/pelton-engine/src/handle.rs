@@ -123,12 +123,18 @@ pub struct EngineStats {
     pub used_pages: usize,
     /// Steps made.
     pub steps: u64,
+    /// Time in steps.
+    pub busy: Duration,
     /// Tokens run.
     pub computed_tokens: u64,
     /// Tokens taken from the prefix cache instead.
     pub cached_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Drafts run.
+    pub drafted_tokens: u64,
+    /// Of these, how many were accepted.
+    pub accepted_tokens: u64,
     /// Times that a sequence lost its pages to another.
     pub preemptions: u64,
     /// Cached pages given up.
@@ -180,7 +186,8 @@ impl EngineHandle {
         let run = move || {
             let next_look = Instant::now();
             let listeners = HashMap::new();
-            Owner { engine, requests, listeners, stats: owner_stats, pressure, next_look, max_running }.run();
+            let busy = Duration::ZERO;
+            Owner { engine, requests, listeners, stats: owner_stats, pressure, next_look, max_running, busy }.run();
         };
         let thread = std::thread::Builder::new().name("pelton-engine".into()).stack_size(STACK_BYTES).spawn(run)?;
         Ok(EngineHandle { submit: Some(submit), thread: Some(thread), queue, context, vocab, stats })
@@ -243,6 +250,8 @@ struct Owner<B: Backend> {
     next_look: Instant,
     /// Sequences that may run at once now.
     max_running: usize,
+    /// Time in steps.
+    busy: Duration,
 }
 
 impl<B: Backend> Owner<B> {
@@ -257,7 +266,10 @@ impl<B: Backend> Owner<B> {
             }
             self.drop_cancelled();
             self.look_at_memory();
-            if let Err(e) = self.engine.step(&mut events) {
+            let begun = Instant::now();
+            let stepped = self.engine.step(&mut events);
+            self.busy += begun.elapsed();
+            if let Err(e) = stepped {
                 let message = e.to_string();
                 for listener in self.listeners.values_mut() {
                     listener.tell(Event::Failed(message.clone()));
@@ -339,9 +351,12 @@ impl<B: Backend> Owner<B> {
             cached_pages: now.cached_pages,
             used_pages: now.used_pages,
             steps: now.steps,
+            busy: self.busy,
             computed_tokens: now.computed_tokens,
             cached_tokens: now.cached_tokens,
             generated_tokens: now.generated_tokens,
+            drafted_tokens: now.draft_tokens,
+            accepted_tokens: now.accepted_tokens,
             preemptions: now.preemptions,
             evictions: now.evictions,
             max_running: self.max_running,

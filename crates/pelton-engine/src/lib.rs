@@ -19,9 +19,14 @@ mod pool;
 mod queue;
 mod request;
 mod sequence;
+mod speculate;
 
 pub use disk::{DiskOptions, DiskStats};
 pub use engine::{Engine, EngineError, EngineLimits};
-pub use event::{Embedded, Event, FinishReason, Finished, Miss, MissCause, Timing};
+pub use event::{Embedded, Event, FinishReason, Finished, Miss, MissCause, Speculated, Timing};
 pub use handle::{CancelGuard, EngineHandle, EngineStats, EventSink, Pressure, RequestHandle};
 pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Pooling, Request, RequestId, SubmitError, Task};
+pub use speculate::{
+    Asks, CLASSES, DraftModel, Drafter, MAX_DRAFT, Ngrams, Offer, SpeculationOptions, VocabularyMismatch,
+    check_vocabularies,
+};

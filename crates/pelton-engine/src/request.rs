@@ -70,6 +70,8 @@ pub struct Request {
     pub tenant: u64,
     /// Prefix pages are shared between requests of the same salt only.
     pub cache_salt: u64,
+    /// Let drafters propose tokens, where the engine has some. The answer is the same with and without.
+    pub speculate: bool,
 }
 
 impl Request {
@@ -91,6 +93,7 @@ impl Request {
             time_limit: None,
             tenant: 0,
             cache_salt: 0,
+            speculate: true,
         }
     }
 

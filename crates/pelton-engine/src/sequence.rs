@@ -7,7 +7,7 @@ use pelton_sched::{CacheMiss, PlanRow};
 
 use crate::answer::Answer;
 use crate::pool::Pool;
-use crate::{FinishReason, Finished, Miss, MissCause, Request, RequestId, Timing};
+use crate::{FinishReason, Finished, Miss, MissCause, Request, RequestId, Speculated, Timing};
 
 /// How many tokens a [`Miss`] shows on each side.
 const MISS_CONTEXT: usize = 12;
@@ -29,6 +29,9 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: usize,
     pub(crate) preemptions: usize,
     miss: Option<Miss>,
+    pub(crate) speculated: Speculated,
+    /// Seconds of its decode steps, and those that plain steps would have taken for the same tokens.
+    decoding: (f64, f64),
 }
 
 impl Sequence {
@@ -44,6 +47,8 @@ impl Sequence {
             cached_tokens: 0,
             preemptions: 0,
             miss: None,
+            speculated: Speculated::default(),
+            decoding: (0.0, 0.0),
         }
     }
 
@@ -60,6 +65,8 @@ impl Sequence {
             cached_tokens: self.cached_tokens,
             preemptions: 0,
             miss: None,
+            speculated: Speculated::default(),
+            decoding: (0.0, 0.0),
         }
     }
 
@@ -81,6 +88,19 @@ impl Sequence {
         self.first_token.get_or_insert_with(Instant::now);
     }
 
+    /// Takes note of drafts that were run.
+    pub(crate) fn note_drafts(&mut self, drafted: usize, accepted: usize) {
+        self.speculated.drafted += drafted;
+        self.speculated.accepted += accepted;
+        self.speculated.steps += usize::from(drafted > 0);
+    }
+
+    /// Takes note of a decode step of `seconds` that gave `n_new` tokens, where a plain one takes `plain` for each.
+    pub(crate) fn note_step(&mut self, n_new: usize, plain: f64, seconds: f64) {
+        self.decoding.0 += seconds;
+        self.decoding.1 += plain * n_new as f64;
+    }
+
     /// The ledger as of now.
     pub(crate) fn timing(&self) -> Timing {
         let now = Instant::now();
@@ -99,7 +119,14 @@ impl Sequence {
             first_token,
             total: since(None),
             preemptions: self.preemptions,
+            speculation: self.speculation(),
         }
+    }
+
+    fn speculation(&self) -> Speculated {
+        let (seconds, plain) = self.decoding;
+        let is_known = self.speculated.drafted > 0 && seconds > 0.0;
+        Speculated { speedup: if is_known { (plain / seconds) as f32 } else { 1.0 }, ..self.speculated }
     }
 
     /// Ends it: gives what was held back. `last` says that nothing of the request follows.

@@ -33,6 +33,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod commit;
 mod error;
 mod id_map;
@@ -47,6 +48,7 @@ mod sequence;
 mod stats;
 mod tenants;
 
+pub use ahead::Ahead;
 pub use commit::{FinishReason, Finished, StepOutcome};
 pub use error::{AddError, ForkError, LimitsError};
 pub use limits::Limits;

@@ -75,9 +75,9 @@ struct Draft {
 }
 
 /// Pages made ready for a row.
-struct Reserved {
+pub(crate) struct Reserved {
     /// Positions from `n_kv` on that are backed by pages of the sequence's own.
-    len: usize,
+    pub(crate) len: usize,
     /// The page copied on write, if one was.
     copy: Option<(u32, u32)>,
 }
@@ -319,7 +319,7 @@ impl Scheduler {
     }
 
     /// Makes up to `len` positions from `n_kv` on writable, as far as pages are available.
-    fn reserve(&mut self, id: SeqId, len: usize) -> Reserved {
+    pub(crate) fn reserve(&mut self, id: SeqId, len: usize) -> Reserved {
         let page_len = self.limits.page_len;
         let sequence = self.seqs.get_mut(&id).expect("the sequence runs");
         let (index, mut copy) = (sequence.n_kv / page_len, None);

@@ -36,7 +36,8 @@ fn add(total: &mut Stats, stats: &Stats) {
 /// `n_operations` over many small schedulers; everything that should happen must have happened often.
 fn run(seed: u64, n_operations: u64) {
     let mut random = Random::new(seed);
-    let (mut operations, mut finished, mut copied, mut imported, mut total) = (0, 0, 0, 0, Stats::default());
+    let (mut operations, mut finished, mut copied, mut imported, mut ahead) = (0, 0, 0, 0, 0);
+    let mut total = Stats::default();
     while operations < n_operations {
         let limits = limits_of(&mut random);
         let vocabulary = 2 + random.below(2) as u32;
@@ -50,13 +51,14 @@ fn run(seed: u64, n_operations: u64) {
         finished += shadow.finished;
         copied += shadow.copied;
         imported += shadow.imported;
+        ahead += shadow.looked_ahead;
         assert!(shadow.indexed >= shadow.sched.stats().evictions.saturating_sub(shadow.imported), "evicted unreported");
         add(&mut total, &shadow.sched.stats());
     }
     println!("seed {seed}: {operations} operations, {finished} finished, {copied} pages copied, {total:?}");
     let often = n_operations / 200;
     assert!(finished > often && total.preemptions > often && total.evictions > often, "{finished}, {total:?}");
-    assert!(imported > often / 5, "{imported} pages imported");
+    assert!(imported > often / 5 && ahead > often / 5, "{imported} pages imported, {ahead} tokens reserved ahead");
     assert!(copied > often / 5 && total.cached_tokens > often && total.accepted_tokens > often, "{total:?}");
 }
 

@@ -23,7 +23,7 @@ impl<B: Backend> Engine<B> {
         let mut ended = Vec::new();
         for seq in group.sequences {
             self.sched.cancel(seq);
-            ended.extend(self.sequences.remove(&seq).map(|sequence| sequence.finish(reason, false)));
+            ended.extend(self.take(seq).map(|sequence| sequence.finish(reason, false)));
         }
         // Answers that had not begun: they have their prompt's ledger.
         let n_begun = ended.len();
@@ -61,7 +61,7 @@ impl<B: Backend> Engine<B> {
 
     /// An answer is over. A sequence that has ended already is passed over.
     pub(super) fn finish(&mut self, seq: SeqId, reason: FinishReason, events: &mut Vec<(RequestId, Event)>) {
-        let Some(sequence) = self.sequences.remove(&seq) else { return };
+        let Some(sequence) = self.take(seq) else { return };
         let id = sequence.id;
         let group = self.groups.get_mut(&id).expect("a sequence has a group");
         group.sequences.retain(|&other| other != seq);
@@ -85,7 +85,7 @@ impl<B: Backend> Engine<B> {
     /// A request cannot go on: all of its answers end. `seq` itself is still to be committed.
     pub(super) fn fail(&mut self, seq: SeqId, id: RequestId, message: String, events: &mut Vec<(RequestId, Event)>) {
         for other in self.forget(id).map(|group| group.sequences).unwrap_or_default() {
-            self.sequences.remove(&other);
+            self.take(other);
             if other != seq {
                 self.sched.cancel(other);
             }

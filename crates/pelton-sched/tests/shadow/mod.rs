@@ -83,6 +83,8 @@ pub(crate) struct Shadow {
     pub(crate) imported: u64,
     pub(crate) finished: u64,
     pub(crate) copied: u64,
+    /// Tokens that pages were reserved ahead for.
+    pub(crate) looked_ahead: u64,
     pub(crate) operations: u64,
 }
 
@@ -106,6 +108,7 @@ impl Shadow {
             next_id: 0,
             finished: 0,
             copied: 0,
+            looked_ahead: 0,
             operations: 0,
         }
     }
@@ -116,7 +119,8 @@ impl Shadow {
             0..=24 => self.add(random),
             25..=30 => self.cancel(random),
             31..=38 => self.fork(random),
-            39..=52 => self.draft(random),
+            39..=50 => self.draft(random),
+            51..=52 => self.look_ahead(random),
             53..=54 => self.import(random),
             55 if random.chance(50) => self.sched.set_max_running(random.below(self.limits.max_seqs + 2)),
             55 => self.set_max_prefill(random),
@@ -293,15 +297,33 @@ impl Shadow {
         assert!(self.sched.set_draft(id, &drafts));
     }
 
+    /// Pages ahead of a sequence are its own: whatever a drafter writes there, nobody reads.
+    fn look_ahead(&mut self, random: &mut Random) {
+        let Some(id) = self.any_known(random) else { return };
+        let wanted = random.below(9);
+        let decodes = self.sched.decoding().any(|other| other == id);
+        let Some(ahead) = self.sched.reserve_ahead(id, wanted) else { return };
+        assert!(decodes && self.plan.as_ref().is_none_or(|plan| plan.rows.iter().all(|row| row.seq != id)));
+        let (len, page_len) = (self.known[&id].tokens.len(), self.limits.page_len);
+        assert!(ahead.n <= wanted && len + ahead.n < self.limits.effective_context().max(len + 1));
+        assert!(ahead.n < self.sched.room(id).expect("a sequence that lives"), "drafts beyond its limit");
+        for at in len - 1..len + ahead.n {
+            self.kv[ahead.pages[at / page_len] as usize][at % page_len] = Some(u64::MAX);
+        }
+        self.looked_ahead += ahead.n as u64;
+    }
+
     /// Plans and checks, or commits what was planned before; other calls come in between.
     fn step(&mut self, random: &mut Random) {
         if let Some(plan) = self.plan.take() {
             return self.commit(&plan, random);
         }
         let running = self.sched.stats().running;
+        let (decoding, has_prompts) = (self.sched.decoding().count(), self.sched.has_prompts());
         let plan = self.sched.plan();
         assert!(running == 0 || !plan.is_empty(), "sequences run and the plan is empty");
         assert!(plan.n_tokens() <= self.limits.max_batch_rows, "over budget");
+        assert!(has_prompts || plan.rows.len() <= decoding, "prompts ran that nobody announced");
         let decodes = plan.rows.first().is_some_and(|row| self.decoding.contains(&row.seq));
         self.check_prefill(&plan, decodes);
         let running_now = self.sched.stats().running;
