@@ -1,16 +1,16 @@
 //! From a specification to a [`Grammar`], over one vocabulary.
 //!
 //! Invariant: compiling happens on a thread of its own with a large stack, and whoever waits for it waits for a
-//! bounded time. A thread whose time is up cannot be stopped; it ends when the recognizer's own bounds end it, and
-//! until then it counts against the number that may run at once.
+//! bounded time. A thread whose time is up is told to stop, and until it does it counts against the number that may
+//! run at once: the recognizer looks while it computes the first mask; before that its own bounds end it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
-use llguidance::{Matcher, ParserFactory};
+use llguidance::{CancellationHandle, Matcher, ParserFactory};
 use serde_json::{Map, Value, json};
 use toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 
@@ -45,6 +45,46 @@ impl std::fmt::Debug for GrammarCompiler {
     }
 }
 
+/// Tells a compiling thread that nobody waits for it any more.
+#[derive(Clone, Default)]
+struct Recall(Arc<Mutex<Recalled>>);
+
+#[derive(Default)]
+struct Recalled {
+    over: bool,
+    /// How to stop the recognizer, once there is one.
+    handle: Option<CancellationHandle>,
+}
+
+impl Recall {
+    fn cancel(&self) {
+        let mut recalled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recalled.over = true;
+        if let Some(handle) = &recalled.handle {
+            handle.cancel();
+        }
+    }
+
+    /// Makes a recognizer listen; `false` where it is too late already.
+    fn reaches(&self, handle: Option<CancellationHandle>) -> bool {
+        let mut recalled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recalled.handle = handle;
+        !recalled.over
+    }
+}
+
+/// The recognizer puts a panic hook of its own over the process's at its first call. Lets it do so once, beforehand,
+/// and puts the process's own back: a library does not choose what is printed when a program panics.
+fn keep_panic_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let own = std::panic::take_hook();
+        // What it runs is nothing; what matters is the hook that it sets before.
+        let _ = llguidance::panic_utils::catch_unwind(|| Ok(()));
+        std::panic::set_hook(own);
+    });
+}
+
 /// Counts a compiling thread for as long as it runs.
 struct Running(Arc<AtomicUsize>);
 
@@ -61,6 +101,7 @@ impl GrammarCompiler {
     /// # Errors
     /// [`GrammarError::Vocabulary`] where there are no tokens, too many, or no end of text among them.
     pub fn new(tokens: Vec<Option<Vec<u8>>>, eos: &[u32], limits: GrammarLimits) -> Result<Self, GrammarError> {
+        keep_panic_hook();
         let vocab_size = tokens.len();
         let eos: Arc<[u32]> = eos.iter().copied().filter(|&id| (id as usize) < vocab_size).collect();
         let Some(&first_eos) = eos.first() else {
@@ -111,10 +152,12 @@ impl GrammarCompiler {
         let running = self.start()?;
         let (factory, spec) = (Arc::clone(&self.factory), spec.clone());
         let (sender, compiled) = channel();
+        let recall = Recall::default();
+        let recalled = recall.clone();
         let work = move || {
             let _running = running;
             // A receiver whose time is up has gone.
-            let _ = sender.send(first_state(&factory, spec));
+            let _ = sender.send(first_state(&factory, spec, &recalled));
         };
         std::thread::Builder::new()
             .name("pelton-grammar".into())
@@ -124,6 +167,7 @@ impl GrammarCompiler {
         let matcher = match compiled.recv_timeout(self.limits.time) {
             Ok(matcher) => matcher?,
             Err(RecvTimeoutError::Timeout) => {
+                recall.cancel();
                 return Err(GrammarError::TooSlow { seconds: self.limits.time.as_secs() });
             }
             Err(RecvTimeoutError::Disconnected) => return Err(GrammarError::Invalid("it cannot be compiled".into())),
@@ -141,9 +185,9 @@ impl GrammarCompiler {
 }
 
 /// The recognizer before the first token, after a first mask: what is empty or too much work shows here.
-fn first_state(factory: &ParserFactory, spec: GrammarSpec) -> Result<Matcher, GrammarError> {
+fn first_state(factory: &ParserFactory, spec: GrammarSpec, recall: &Recall) -> Result<Matcher, GrammarError> {
     let grammar = top_level(spec);
-    let make = || Matcher::new(factory.create_parser(grammar));
+    let make = || Matcher::new(factory.create_parser(grammar)).into_cancellable();
     let Ok(mut matcher) = catch_unwind(AssertUnwindSafe(make)) else {
         return Err(GrammarError::Invalid("it cannot be compiled".into()));
     };
@@ -154,6 +198,9 @@ fn first_state(factory: &ParserFactory, spec: GrammarSpec) -> Result<Matcher, Gr
     };
     if let Some(message) = matcher.get_error() {
         return Err(invalid(&message));
+    }
+    if !recall.reaches(matcher.cancellation_handle()) {
+        return Err(GrammarError::Invalid("its time is up".into()));
     }
     let mask = matcher.compute_mask_or_eos().map_err(|e| invalid(&e.to_string()))?;
     if mask.is_zero() {
@@ -183,4 +230,41 @@ fn with_whitespace(schema: Value) -> Value {
     let options = json!({ "whitespace_flexible": true, "whitespace_pattern": JSON_WHITESPACE });
     object.insert("x-guidance".into(), options);
     Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_keeps_its_panic_hook() {
+        keep_panic_hook();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&seen);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload().downcast_ref::<&str>() == Some(&"part of the test") {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        // The recognizer's own hook would say nothing of a panic that the recognizer catches.
+        let caught = llguidance::panic_utils::catch_unwind::<_, ()>(|| panic!("part of the test"));
+        std::panic::set_hook(before);
+        assert!(caught.is_err());
+        assert_eq!(seen.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn a_thread_that_nobody_waits_for_is_recalled() {
+        let tokens = (0..=255u8).map(|byte| Some(vec![byte])).chain([None]).collect();
+        let compiler = GrammarCompiler::new(tokens, &[256], GrammarLimits::default()).unwrap();
+        let recall = Recall::default();
+        recall.cancel();
+        let spec = GrammarSpec::Regex("a*".into());
+        assert!(matches!(first_state(&compiler.factory, spec.clone(), &recall), Err(GrammarError::Invalid(_))));
+        let recall = Recall::default();
+        let matcher = first_state(&compiler.factory, spec, &recall).unwrap();
+        recall.cancel();
+        assert!(matcher.is_cancelled(), "it would have been stopped at work");
+    }
 }
