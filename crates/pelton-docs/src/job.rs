@@ -135,7 +135,7 @@ pub fn run_to(
     progress: &mut dyn FnMut(Progress),
     stdout: &mut dyn Write,
 ) -> Result<Summary, DocsError> {
-    let room = prompt::room(writer, options.max_tokens)?;
+    let room = prompt::room(writer.context_len(), options.max_tokens)?;
     let started = Instant::now();
     let scan = Scan::of(&options.path)?;
     let scan_seconds = started.elapsed().as_secs_f64();
@@ -143,7 +143,8 @@ pub fn run_to(
     let mut sink = sink(options, &scan.root, stdout)?;
     let mut requests = Vec::with_capacity(plan.asked.len());
     for &slot in &plan.asked {
-        let prompted = prompt::request(plan.items[slot], writer, room, options.max_tokens);
+        let prompted =
+            prompt::request(plan.items[slot].into(), &|text| writer.count_tokens(text), room, options.max_tokens);
         plan.truncated_code[slot] = prompted.truncated_code;
         requests.push(prompted.request);
     }

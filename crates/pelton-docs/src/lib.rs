@@ -41,6 +41,7 @@ pub use error::DocsError;
 pub use item::{ExistingDoc, InsertPoint, Item, ItemKind};
 pub use job::{DEFAULT_PAGES, DocsOptions, Format, Progress, run, run_to};
 pub use language::Language;
+pub use prompt::{Snippet, prompts};
 pub use scan::{MAX_FILE_BYTES, Scan, SourceFile};
 pub use skip::{Skip, SkipReason, count_by_reason};
 pub use summary::Summary;
