@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use pelton_backend::{Backend, BatchBuilder, KvType, PAGE_LEN, Reference};
-use pelton_cpu::Cpu;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{BackendChoice, Error, Model, Options, available_memory};
+use crate::{Error, Model, Options, Passage, Scorer, ScorerSize, available_memory};
 
 /// The logits of a sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,63 +25,35 @@ impl Logits {
     /// # Errors
     /// Where the ids are empty, outside the vocabulary or too many, or the result does not fit memory.
     pub fn compute(model: &Model, ids: &[u32], options: &Options, rope_bf16: bool) -> Result<Logits, Error> {
-        match options.backend {
-            BackendChoice::Reference => {
-                compute(Reference, model, ids, &Options { kv_type: KvType::F32, ..options.clone() }, rope_bf16)
-            }
-            BackendChoice::Cpu => {
-                let cpu = Cpu::new(options.cpu())?;
-                compute(cpu, model, ids, options, rope_bf16)
-            }
+        let config = &model.files.config;
+        let vocab = config.vocab_size;
+        if ids.is_empty() || ids.len() > config.max_context {
+            let most = config.max_context;
+            return Err(Error::Usage(format!("{} ids: {} takes 1 to {most}", ids.len(), model.name)));
         }
+        if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
+            return Err(Error::Usage(format!("id {id} at position {at} is outside the vocabulary of {vocab}")));
+        }
+        let bytes = ids.len().saturating_mul(vocab).saturating_mul(4);
+        if available_memory().is_some_and(|free| bytes as u64 > free / 2) {
+            let need = bytes >> 20;
+            return Err(Error::Usage(format!("logits of {} positions need {need} MiB; give fewer ids", ids.len())));
+        }
+        let size = ScorerSize { context: ids.len(), sequences: 1 };
+        let options = Options { batch_rows: options.batch_rows.clamp(1, ids.len()), ..options.clone() };
+        let mut scorer = Scorer::load_with(model, &options, size, rope_bf16, &mut |_| ())?;
+        let mut data = Vec::with_capacity(ids.len() * vocab);
+        scorer.run(&[Passage { ids, from: 0 }], &mut |_, rows| {
+            data.extend_from_slice(rows);
+            Ok(())
+        })?;
+        Ok(Logits { rows: ids.len(), vocab, data })
     }
 
     /// The logits of one position, `(vocab,)`.
     pub fn row(&self, r: usize) -> &[f32] {
         &self.data[r * self.vocab..(r + 1) * self.vocab]
     }
-}
-
-fn compute<B: Backend>(
-    mut backend: B,
-    model: &Model,
-    ids: &[u32],
-    options: &Options,
-    rope_bf16: bool,
-) -> Result<Logits, Error> {
-    let config = &model.files.config;
-    let vocab = config.vocab_size;
-    if ids.is_empty() || ids.len() > config.max_context {
-        let most = config.max_context;
-        return Err(Error::Usage(format!("{} ids: {} takes 1 to {most}", ids.len(), model.name)));
-    }
-    if let Some((at, id)) = ids.iter().enumerate().find(|(_, id)| **id as usize >= vocab) {
-        return Err(Error::Usage(format!("id {id} at position {at} is outside the vocabulary of {vocab}")));
-    }
-    let chunk_rows = options.batch_rows.clamp(1, ids.len());
-    // The result, and a chunk of it in the workspace and on the way out.
-    let bytes = (ids.len() + 2 * chunk_rows).saturating_mul(vocab).saturating_mul(4);
-    if available_memory().is_some_and(|free| bytes as u64 > free / 2) {
-        let need = bytes >> 20;
-        return Err(Error::Usage(format!("logits of {} positions need {need} MiB; give fewer ids", ids.len())));
-    }
-    let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, ids.len(), &mut |_| ())?;
-    if rope_bf16 {
-        decoder.set_rope(pelton_model::rounded_to_bf16(decoder.rope()));
-    }
-    let n_pages = ids.len().div_ceil(PAGE_LEN);
-    let pages: Vec<u32> = (0..n_pages as u32).collect();
-    let mut kv = backend.kv_pool(&decoder.kv_layout(n_pages, options.kv_type))?;
-    let mut work = decoder.workspace(&mut backend);
-    let (mut data, mut chunk_logits) = (Vec::with_capacity(ids.len() * vocab), Vec::new());
-    for (i, chunk) in ids.chunks(chunk_rows).enumerate() {
-        let mut batch = BatchBuilder::new(n_pages);
-        let start = i * chunk_rows;
-        batch.push(chunk, start, &pages, chunk.len()).map_err(pelton_backend::BackendError::from)?;
-        decoder.forward(&mut backend, &batch.finish(), &mut kv, &mut work, &mut chunk_logits);
-        data.extend_from_slice(&chunk_logits);
-    }
-    Ok(Logits { rows: ids.len(), vocab, data })
 }
 
 /// Writes logits as a safetensors file with two tensors: `logits` f32 `(rows, vocab)` and `input_ids` i64 `(rows,)`.

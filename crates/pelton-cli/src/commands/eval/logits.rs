@@ -1,17 +1,15 @@
-//! `pelton eval`: figures for people who port or check models.
+//! `pelton eval logits`: the logits at every position, for people who port or check models.
 
 use pelton::{Logits, write_logits};
 
 use crate::Usage;
-use crate::args::{EvalLogitsArgs, KvTypeArg};
+use crate::args::EvalLogitsArgs;
 use crate::input::read_file;
 use crate::progress::Progress;
 use crate::setup::Context;
 
-pub(crate) fn logits(args: &EvalLogitsArgs, context: &Context) -> anyhow::Result<()> {
-    if args.compute.reference && args.compute.kv_type.is_some_and(|t| t != KvTypeArg::F32) {
-        return Err(Usage("--kv-type: with --reference keys and values are f32".into()).into());
-    }
+pub(super) fn run(args: &EvalLogitsArgs, context: &Context) -> anyhow::Result<()> {
+    super::check_kv(&args.compute)?;
     let out = args.out.display();
     let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty());
     if args.out.is_dir() || folder.is_some_and(|p| !p.is_dir()) {
