@@ -1,0 +1,71 @@
+//! Arguments of `pelton quantize` and `pelton imatrix`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pelton_quantize::Budget;
+
+use crate::numbers;
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("types").required(true))]
+pub(crate) struct QuantizeArgs {
+    /// Model: a .gguf file, a folder of safetensors, or a hub name
+    #[arg(value_name = "IN")]
+    pub input: String,
+    /// The .gguf file to write; it appears when it is whole
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// A mix of types such as Q4_K_M, Q6_K or IQ3_XXS, or `TYPE:pure` for one type in all matrices; an unknown name lists
+    /// them
+    #[arg(long, value_name = "MIX", group = "types")]
+    pub to: Option<String>,
+    /// Choose a type for each matrix so that all tensors take at most so much, with least harm: 6GiB, 900MB or 4.5bpw
+    #[arg(long, value_name = "SIZE", group = "types")]
+    pub fit: Option<Budget>,
+    /// Choose a type for each matrix so that the predicted divergence (KL, in nats) is at most this, in the fewest bytes
+    #[arg(long, value_name = "KL", group = "types", requires = "text", value_parser = numbers::positive)]
+    pub fit_quality: Option<f32>,
+    /// Text on which --fit measures what an error in each matrix does to the model's predictions
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    pub text: Option<PathBuf>,
+    /// Tokens of --text that are used
+    #[arg(long, default_value = "4096", value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub tokens: usize,
+    /// Importance matrix: of `pelton imatrix`, or of llama.cpp
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Threads [default: one for each core]
+    #[arg(long, short, value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub threads: Option<usize>,
+    /// Print the types and the size, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ImatrixArgs {
+    /// Model: a .gguf file, a folder of safetensors, or a hub name
+    pub model: String,
+    /// A text of the kind that the model will meet
+    #[arg(value_name = "TEXT")]
+    pub text: PathBuf,
+    /// The file to write, in llama.cpp's GGUF form
+    #[arg(long, short, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Tokens that are run together
+    #[arg(long, default_value = "512", value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub chunk: usize,
+    /// Use at most so many chunks
+    #[arg(long, value_name = "N", value_parser = numbers::at_least_one)]
+    pub chunks: Option<usize>,
+    /// Threads [default: one for each core]
+    #[arg(long, short, value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub threads: Option<usize>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
