@@ -65,6 +65,13 @@ impl Keys {
         self.hashes.is_empty()
     }
 
+    /// What the prefixes of a key's prompts are kept under; says nothing of the key, and is never 0.
+    fn salt(&self, key: usize) -> u64 {
+        let digest: [u8; 32] =
+            Sha256::new().chain_update(b"prefixes of ").chain_update(self.hashes[key]).finalize().into();
+        u64::from_le_bytes(std::array::from_fn(|i| digest[i])).max(1)
+    }
+
     /// Which of the keys this is. Looks at all of them, whichever it is.
     fn find(&self, key: &str) -> Option<usize> {
         let hash = hash(key);
@@ -87,6 +94,9 @@ fn hash(key: &str) -> [u8; 32] {
 pub(crate) struct Caller {
     /// The key's number, from 1; 0 where there are no keys.
     pub(crate) tenant: u64,
+    /// Computed prefixes are shared within one salt: how soon an answer comes, and its count of cached tokens, tell
+    /// what was asked before, which is nobody's business but the key's own. The same at every start.
+    pub(crate) salt: u64,
 }
 
 /// Finds out who asks.
@@ -103,7 +113,10 @@ pub(crate) fn identify(options: &ServerOptions, headers: &HeaderMap) -> Result<C
         return Err(ApiError::unauthorized("no API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`"));
     };
     match options.keys.find(key) {
-        Some(i) => Ok(Caller { tenant: i as u64 + 1 }),
+        Some(i) => {
+            let salt = if options.share_prefixes { 0 } else { options.keys.salt(i) };
+            Ok(Caller { tenant: i as u64 + 1, salt })
+        }
         None => Err(ApiError::unauthorized("the API key is not one of this server's")),
     }
 }
@@ -200,6 +213,14 @@ mod tests {
             assert!(who(&[("authorization", wrong)]).is_err(), "{wrong}");
         }
         assert!(who(&[]).is_err());
+        let salt = |options: &ServerOptions, key| identify(options, &headers(&[("x-api-key", key)])).unwrap().salt;
+        let (first, second) = (salt(&options, "first-key-1"), salt(&options, "second-key-2"));
+        assert!(first != second && first != 0 && second != 0);
+        let other_order = Keys::parse("second-key-2\nfirst-key-1").unwrap();
+        let other_order = ServerOptions { keys: other_order, ..ServerOptions::default() };
+        assert_eq!(salt(&other_order, "first-key-1"), first, "the same at every start");
+        let shared = ServerOptions { share_prefixes: true, ..options.clone() };
+        assert_eq!(salt(&shared, "first-key-1"), salt(&shared, "second-key-2"));
         assert!(Keys::new(["short".to_string()]).is_err() && Keys::new(["has a space in".to_string()]).is_err());
         assert!(Keys::parse("# none\n").is_err());
     }
@@ -225,7 +246,7 @@ mod tests {
     #[test]
     fn each_key_has_its_own_limit() {
         let stile = Turnstile::default();
-        let (a, b) = (Caller { tenant: 1 }, Caller { tenant: 2 });
+        let (a, b) = (Caller { tenant: 1, salt: 0 }, Caller { tenant: 2, salt: 0 });
         let first = stile.enter(a, Some(1)).unwrap();
         assert!(stile.enter(a, Some(1)).is_err());
         let _other = stile.enter(b, Some(1)).unwrap();

@@ -4,11 +4,13 @@
 //! Invariants: a client that goes away ends its answer within a step (the stream's receiver closes, and with it the
 //! [`Run`]); what waits for a client is bounded.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
 use bytes::Bytes;
+use pelton::route::Decision;
 use pelton::{AnswerParser, FinishReason, Part, Request, Thinking, Timing, ToolFormat};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -88,6 +90,8 @@ pub(crate) struct Totals {
     /// The choice that took longest.
     pub(crate) timing: Timing,
     pub(crate) ended_by: Option<FinishReason>,
+    /// Which of two models answered and why, where rules chose.
+    pub(crate) route: Option<Decision>,
 }
 
 impl Totals {
@@ -121,7 +125,7 @@ impl Totals {
         let t = &self.timing;
         let ms = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
         let predicted = t.total.saturating_sub(t.first_token);
-        json!({
+        let mut timings = json!({
             "queue_ms": ms(t.queue),
             "ttft_ms": ms(t.first_token),
             "prompt_ms": ms(t.prefill),
@@ -133,7 +137,11 @@ impl Totals {
             "predicted_per_second": t.tokens_per_s(),
             "preemptions": t.preemptions,
             "ended_by": self.ended_by.map(|r| r.to_string()),
-        })
+        });
+        if let Some(route) = &self.route {
+            timings["route"] = json!({ "to": route.to.to_string(), "why": route.why });
+        }
+        timings
     }
 }
 
@@ -145,6 +153,8 @@ struct Choice {
 /// An answer being made.
 pub(crate) struct Answer {
     run: Run,
+    /// What happened already and nobody was told.
+    held: VecDeque<(usize, Happened)>,
     pub(crate) model: Arc<Loaded>,
     choices: Vec<Choice>,
     reading: Reading,
@@ -192,17 +202,53 @@ impl Answer {
         };
         let choices = (0..count).map(choice).collect();
         let (totals, visit, app) = (Totals::default(), visit.clone(), app.clone());
-        Ok(Answer { run, model, choices, reading, n, eos, prompt_tokens, totals, visit, transcript, app })
+        Ok(Answer {
+            run,
+            held: VecDeque::new(),
+            model,
+            choices,
+            reading,
+            n,
+            eos,
+            prompt_tokens,
+            totals,
+            visit,
+            transcript,
+            app,
+        })
+    }
+
+    /// Waits for the end of all choices and keeps what happened; gives the mean log-probability of their tokens.
+    ///
+    /// # Errors
+    /// Where the engine gave up.
+    pub(crate) async fn hold(&mut self) -> Result<f64, ApiError> {
+        let (mut sum, mut n) = (0.0, 0usize);
+        while let Some(event) = self.run.next().await {
+            let (choice, happened) = event?;
+            if let Happened::Token { logprob, .. } = &happened {
+                sum += f64::from(*logprob);
+                n += 1;
+            }
+            self.held.push_back((choice, happened));
+        }
+        Ok(if n == 0 { f64::NEG_INFINITY } else { sum / n as f64 })
     }
 
     /// What happened next; `None` after the end.
     pub(crate) async fn next(&mut self) -> Option<Result<Vec<Update>, ApiError>> {
+        if let Some((choice, happened)) = self.held.pop_front() {
+            return Some(Ok(self.take(choice, happened)));
+        }
         let event = self.run.next().await?;
         Some(event.map(|(choice, happened)| self.take(choice, happened)))
     }
 
     /// The same, if it has happened already.
     fn ready(&mut self) -> Option<Result<Vec<Update>, ApiError>> {
+        if let Some((choice, happened)) = self.held.pop_front() {
+            return Some(Ok(self.take(choice, happened)));
+        }
         let event = self.run.ready()?;
         Some(event.map(|(choice, happened)| self.take(choice, happened)))
     }

@@ -322,7 +322,7 @@ impl MessagesRequest {
     fn ask(&self) -> Result<Ask, ApiError> {
         let mut ask = conversation(self.system.as_ref(), &self.messages, self.tools.as_deref())?;
         if let Some(choice) = &self.tool_choice {
-            ask.parallel = choice.disable_parallel_tool_use == Some(false);
+            ask.parallel = choice.disable_parallel_tool_use != Some(true);
             ask.choice = match (choice.kind, &choice.name) {
                 (ChoiceKind::Auto, _) => ToolChoice::Auto,
                 (ChoiceKind::Any, _) => ToolChoice::Required,
@@ -366,8 +366,8 @@ pub(crate) async fn messages(
     let bytes = app.read(request).await?;
     let asked: MessagesRequest = body::parse(&bytes)?;
     let (ask, knobs) = (asked.ask()?, asked.knobs());
-    let model = app.registry.get(Some(&asked.model)).await?;
-    let answer = app.answer(&visit, &model, ask, &knobs, false).await?;
+    let answer = app.ask(&visit, Some(&asked.model), ask, &knobs, false).await?;
+    let model = answer.model.clone();
     let writer = Writer {
         id: app.serial.name("msg_"),
         name: model.id.clone(),

@@ -54,8 +54,8 @@ pub(crate) struct Ask {
     pub(crate) messages: Vec<Value>,
     pub(crate) tools: Vec<Tool>,
     pub(crate) choice: ToolChoice,
-    /// Several calls in one answer that has to call: only where the request says so in so many words, since a small
-    /// model under a grammar that lets it call again does so for ever.
+    /// Several calls in one answer that has to call, as is the default of OpenAI and of Anthropic. A small model that
+    /// does not know where to end is stopped by the grammar, which knows no more than 16.
     pub(crate) parallel: bool,
     /// The form of the whole answer.
     pub(crate) form: Option<GrammarSpec>,

@@ -13,6 +13,7 @@ use pelton::{
 };
 use tokio::sync::mpsc;
 
+use crate::access::Caller;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
@@ -245,7 +246,7 @@ pub(crate) async fn embed(
     prompts: Vec<Vec<u32>>,
     pooling: pelton::Pooling,
     time_limit: Option<Duration>,
-    tenant: u64,
+    caller: Caller,
     metrics: &Arc<Metrics>,
 ) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
     let tokens = prompts.iter().map(Vec::len).sum();
@@ -254,7 +255,7 @@ pub(crate) async fn embed(
         let mut waiting = Vec::with_capacity(some.len());
         for prompt in some {
             let mut request = Request::embed(prompt.clone(), pooling);
-            (request.time_limit, request.tenant) = (time_limit, tenant);
+            (request.time_limit, request.tenant, request.cache_salt) = (time_limit, caller.tenant, caller.salt);
             let (sender, events) = mpsc::channel(2);
             let guard = model.llm.submit_to(request, sink(0, 1, sender, metrics.clone()))?;
             waiting.push((guard, events));

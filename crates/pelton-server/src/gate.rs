@@ -71,6 +71,10 @@ pub(crate) async fn gate(State(app): State<Arc<App>>, mut request: Request, next
         response = shaped(response, dialect, &method, &path);
     }
     dress(&app, response.headers_mut(), origin.as_ref());
+    let route = visit.route.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(route) = route.and_then(|r| HeaderValue::try_from(r).ok()) {
+        response.headers_mut().insert("x-pelton-route", route);
+    }
     app.metrics.count_response(response.status().as_u16());
     // A path may hold anything; the line is for people.
     let shown: String = path.chars().filter(|c| !c.is_control()).take(200).collect();

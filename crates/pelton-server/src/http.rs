@@ -42,8 +42,15 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The first model cannot be loaded.
-    #[error("{0}")]
-    Model(String),
+    #[error("{id} cannot be loaded: {message}")]
+    Model {
+        /// What clients would have called it.
+        id: String,
+        /// Why.
+        message: String,
+        /// What is wrong with the options, or something that failed.
+        kind: pelton::ErrorKind,
+    },
     /// The system refuses threads or signals.
     #[error("cannot serve: {0}")]
     System(#[from] io::Error),
@@ -121,7 +128,7 @@ impl Server {
         let listener = TcpListener::from_std(self.listener)?;
         let app = self.app;
         let (drained, mut all_drained) = mpsc::channel::<()>(1);
-        let mut first_load = pin!(app.registry.get(None));
+        let mut first_load = pin!(app.registry.load_default());
         let mut loading = true;
         let mut idle_check = tokio::time::interval(Duration::from_secs(1));
         let places = Arc::new(Semaphore::new(app.options.max_connections));
@@ -131,7 +138,7 @@ impl Server {
                 _ = stop.changed() => break,
                 loaded = &mut first_load, if loading => {
                     loading = false;
-                    loaded.map_err(|e| ServerError::Model(e.message))?;
+                    loaded?;
                 }
                 _ = idle_check.tick() => {
                     let registry = app.registry.clone();

@@ -10,12 +10,15 @@ use pelton::{Grammar, MAX_CHOICES, MAX_TOP_LOGPROBS, Request, SamplingOverrides}
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::access::Caller;
 use crate::engine::{Loaded, time_limit};
 use crate::error::ApiError;
 
 /// The most stop strings, and the longest one, in bytes.
 const MAX_STOPS: usize = 64;
 const MAX_STOP: usize = 1024;
+/// As the document has it.
+const MAX_REPETITION_PENALTY: f32 = 100.0;
 /// The most biases.
 const MAX_BIASES: usize = 4096;
 
@@ -62,7 +65,7 @@ impl Knobs {
         prompt: Vec<u32>,
         grammar: Option<Grammar>,
         deadline: Option<Duration>,
-        tenant: u64,
+        caller: Caller,
     ) -> Result<Request, ApiError> {
         let name = if self.max_tokens_name.is_empty() { "max_tokens" } else { self.max_tokens_name };
         let context = model.context();
@@ -91,6 +94,10 @@ impl Knobs {
         if let Some((id, _)) = self.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
             return Err(ApiError::field("logit_bias", format!("{id} is no token; the model has 0 to {}", vocab - 1)));
         }
+        if let Some(penalty) = self.sampling.repetition_penalty.filter(|&p| p > MAX_REPETITION_PENALTY) {
+            let message = format!("{penalty}; expected more than 0 and at most {MAX_REPETITION_PENALTY}");
+            return Err(ApiError::field("repetition_penalty", message));
+        }
         let sampling = self.sampling.resolve(&model.generation);
         sampling.validate().map_err(|e| ApiError::bad(e.to_string()))?;
         let mut request = Request::new(prompt, sampling, max_tokens);
@@ -102,7 +109,7 @@ impl Knobs {
         request.priority = self.priority;
         request.grammar = grammar;
         request.time_limit = time_limit(self.timeout, deadline)?;
-        request.tenant = tenant;
+        (request.tenant, request.cache_salt) = (caller.tenant, caller.salt);
         Ok(request)
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP: the OpenAI, Anthropic and Ollama dialects over a running engine.
 //!
 //! A request passes the gate (origin, key, limits: `gate.rs`, `access.rs`), is read and checked (`body.rs`, a dialect's
-//! own file, `knobs.rs`), waits for its model (`registry.rs`), becomes a prompt (`conversation.rs`), runs (`engine.rs`),
+//! own file, `knobs.rs`), waits for its model (`registry.rs`, `route.rs`), becomes a prompt (`conversation.rs`), runs (`engine.rs`),
 //! and its answer goes out as its dialect writes it (`answer.rs` and the dialect's file). A new dialect is one file and
 //! its lines in `routes.rs`.
 //!
@@ -39,6 +39,7 @@ mod openapi;
 mod options;
 mod page;
 mod registry;
+mod route;
 mod routes;
 mod serial;
 
@@ -47,9 +48,10 @@ pub use http::{Server, ServerError};
 pub use openapi::document as openapi_document;
 pub use options::{LogSink, ServerOptions};
 pub use registry::{ModelOptions, ModelSource};
+pub use route::RouteSource;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::http::Request;
@@ -88,6 +90,8 @@ pub(crate) struct Visit {
     pub(crate) caller: Caller,
     /// The end of its line in the log.
     pub(crate) note: Note,
+    /// Which of two models answers and why, where rules chose.
+    pub(crate) route: Arc<Mutex<Option<String>>>,
 }
 
 impl App {
@@ -118,7 +122,7 @@ impl App {
             Some(spec) => Some(model.grammar(spec).await?),
             None => None,
         };
-        let mut request = knobs.request(model, prompt.ids, grammar, self.options.deadline, visit.caller.tenant)?;
+        let mut request = knobs.request(model, prompt.ids, grammar, self.options.deadline, visit.caller)?;
         request.continues_text |= continues;
         let reading = Reading { thinking: prompt.thinking, tools: prompt.tools, names: prompt.names, tokens };
         Answer::start(self, visit, model.clone(), vec![request], reading)

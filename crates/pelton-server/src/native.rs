@@ -15,15 +15,12 @@ use serde_json::{Map, Value, json};
 
 use crate::engine::blocking;
 use crate::error::ApiError;
+use crate::metrics::EngineFigures;
 use crate::openai::{Message, ToolDefinition, tool_of};
 use crate::{App, body};
 
-/// Text to turn into token ids.
+/// Text to turn into token ids: `content`, or `prompt`. One of them has to be there.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[schemars(extend("anyOf" = [
-    { "required": ["content"], "properties": { "content": { "type": "string" } } },
-    { "required": ["prompt"], "properties": { "prompt": { "type": "string" } } },
-]))]
 pub(crate) struct TokenizeRequest {
     /// The model; the server's first if left out.
     pub(crate) model: Option<String>,
@@ -166,6 +163,8 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Response {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    let engines: Vec<_> = app.registry.all_loaded().iter().map(|m| (m.id.clone(), m.llm.stats())).collect();
+    let ceilings = app.options.ceilings.as_ref();
+    let engines: Vec<EngineFigures> =
+        app.registry.all().into_iter().map(|(id, model)| EngineFigures::new(id, model.as_deref(), ceilings)).collect();
     body::text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", app.metrics.page(&engines))
 }

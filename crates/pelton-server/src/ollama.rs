@@ -280,16 +280,17 @@ pub(crate) async fn chat(
 ) -> Result<Response, ApiError> {
     let bytes = app.read(request).await?;
     let asked: ChatRequest = body::parse(&bytes)?;
-    let model = app.registry.get(Some(&asked.model)).await?;
     if asked.messages.is_empty() {
         // Ollama's way to load a model.
+        app.registry.get(Some(&asked.model)).await?;
         let message = json!({ "role": "assistant", "content": "" });
         return Ok(body::json(
             &json!({ "model": asked.model, "created_at": now(), "message": message, "done": true, "done_reason": "load" }),
         ));
     }
-    let answer = app.answer(&visit, &model, asked.ask()?, &knobs(asked.options.as_ref()), false).await?;
-    respond(answer, Writer { name: asked.model, is_chat: true, calls: Vec::new() }, asked.stream).await
+    let answer = app.ask(&visit, Some(&asked.model), asked.ask()?, &knobs(asked.options.as_ref()), false).await?;
+    let name = name_of(&app, asked.model, &answer);
+    respond(answer, Writer { name, is_chat: true, calls: Vec::new() }, asked.stream).await
 }
 
 /// `POST /api/generate`
@@ -312,9 +313,15 @@ pub(crate) async fn generate(
         knobs.continues_text = true;
         raw(&app, &visit, &model, asked.prompt, ask.form, &knobs).await?
     } else {
-        app.answer(&visit, &model, ask, &knobs, false).await?
+        app.ask(&visit, Some(&asked.model), ask, &knobs, false).await?
     };
-    respond(answer, Writer { name: asked.model, is_chat: false, calls: Vec::new() }, asked.stream).await
+    let name = name_of(&app, asked.model, &answer);
+    respond(answer, Writer { name, is_chat: false, calls: Vec::new() }, asked.stream).await
+}
+
+/// The name that was asked for, unless two models are behind it.
+fn name_of(app: &App, asked: String, answer: &Answer) -> String {
+    if app.registry.route(Some(&asked)).is_some() { answer.model.id.clone() } else { asked }
 }
 
 /// Continues a prompt as it is.
@@ -338,7 +345,7 @@ async fn raw(
         Some(spec) => Some(model.grammar(spec).await?),
         None => None,
     };
-    let request = knobs.request(model, ids, grammar, app.options.deadline, visit.caller.tenant)?;
+    let request = knobs.request(model, ids, grammar, app.options.deadline, visit.caller)?;
     Answer::start(app, visit, model.clone(), vec![request], Reading::plain(false))
 }
 

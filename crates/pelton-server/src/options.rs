@@ -22,6 +22,11 @@ pub struct ServerOptions {
     pub insecure_no_auth: bool,
     /// Origins of web pages (`https://example.org`) that may use the server; `*` is all.
     pub cors_origins: Vec<String>,
+    /// Let the requests of different keys share computed prefixes: the time that an answer takes, and its count of
+    /// cached tokens, then tell one key what others have asked.
+    pub share_prefixes: bool,
+    /// What the machine could do at best, for the share of it in `/metrics`.
+    pub ceilings: Option<pelton::Ceilings>,
     /// Requests of one key at once.
     pub key_concurrency: Option<usize>,
     /// Connections at once.
@@ -54,6 +59,8 @@ impl Default for ServerOptions {
             keys: Keys::default(),
             insecure_no_auth: false,
             cors_origins: Vec::new(),
+            share_prefixes: false,
+            ceilings: None,
             key_concurrency: None,
             max_connections: 4096,
             max_body: 8 << 20,

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pelton::{Chat, Inspection, Llm, Model, ModelRef, Options, Store, ToolFormat};
 use serde_json::{Value, json};
 
-use crate::engine::{Loaded, blocking};
+use crate::engine::Loaded;
 use crate::error::ApiError;
+use crate::http::ServerError;
 use crate::options::LogSink;
+use crate::route::RouteSource;
 
 /// A model that a server may load.
 #[derive(Clone, Debug)]
@@ -36,7 +38,12 @@ pub struct ModelOptions {
     pub idle_unload: Option<Duration>,
     /// Bytes that all loaded models together may take.
     pub memory: Option<u64>,
+    /// A name behind which two of them answer.
+    pub route: Option<RouteSource>,
 }
+
+/// What is said where loading panicked.
+const BUG: &str = "loading failed: a bug; the log has more";
 
 enum State {
     Unloaded,
@@ -112,6 +119,14 @@ impl Registry {
                 return Err(format!("two models are called `{}`; name one of them NAME=MODEL", source.id));
             }
         }
+        if let Some(route) = &options.route {
+            if seen.contains_key(&route.id) {
+                return Err(format!("a model and the route are both called `{}`; name the model NAME=MODEL", route.id));
+            }
+            if let Some(absent) = [&route.small, &route.large].into_iter().find(|id| !seen.contains_key(*id)) {
+                return Err(format!("the route leads to `{absent}`, and there is no such model"));
+            }
+        }
         let entry = |source: &ModelSource| {
             let (state, last_used) = (Mutex::new(State::Unloaded), Mutex::new(Instant::now()));
             Arc::new(Entry { source: source.clone(), state, last_used })
@@ -125,7 +140,15 @@ impl Registry {
         &self.entries[0].source.id
     }
 
+    /// The route, where a request of that name is for it. No name is.
+    pub(crate) fn route(&self, name: Option<&str>) -> Option<&RouteSource> {
+        let route = self.options.route.as_ref()?;
+        name.is_none_or(|name| name == route.id || name.strip_suffix(":latest") == Some(&route.id)).then_some(route)
+    }
+
     fn find(&self, name: Option<&str>) -> Result<&Arc<Entry>, ApiError> {
+        // What rules do not choose for is the large model's.
+        let name = self.route(name).map(|route| route.large.as_str()).or(name);
         let Some(name) = name else { return Ok(&self.entries[0]) };
         // Ollama's clients append a tag.
         let plain = name.strip_suffix(":latest").unwrap_or(name);
@@ -146,11 +169,27 @@ impl Registry {
         }
         // On a task of its own: a client that goes away does not stop what others may wait for.
         let registry = self.clone();
-        let loading = tokio::spawn(async move { registry.load(&entry).await });
+        let loading = tokio::spawn(async move {
+            registry.load(&entry).await.map_err(|error| {
+                let message = format!("{} cannot be loaded: {error}", entry.source.id);
+                (registry.log)(&message);
+                ApiError::unavailable(message)
+            })
+        });
         loading.await.unwrap_or_else(|_| Err(ApiError::internal("loading the model failed: a bug; the log has more")))
     }
 
-    async fn load(&self, entry: &Arc<Entry>) -> Result<Arc<Loaded>, ApiError> {
+    /// Loads the default model, as the server does at its start.
+    pub(crate) async fn load_default(self: &Arc<Self>) -> Result<(), ServerError> {
+        let entry = &self.entries[0];
+        let failed = |error: pelton::Error| {
+            let (id, message, kind) = (entry.source.id.clone(), error.to_string(), error.kind());
+            ServerError::Model { id, message, kind }
+        };
+        self.load(entry).await.map(drop).map_err(failed)
+    }
+
+    async fn load(&self, entry: &Arc<Entry>) -> Result<Arc<Loaded>, pelton::Error> {
         let _turn = self.turn.clone().lock_owned().await;
         if let Some(model) = entry.loaded() {
             return Ok(model);
@@ -160,7 +199,8 @@ impl Registry {
         loop {
             let room = self.options.memory.map(|all| all.saturating_sub(self.bytes()));
             let (source, store, share) = (entry.source.clone(), self.options.store.clone(), share.clone());
-            let error = match blocking(move || Ok(open(&source, store.as_deref(), room, &share))).await? {
+            let opened = tokio::task::spawn_blocking(move || open(&source, store.as_deref(), room, &share));
+            let error = match opened.await.unwrap_or_else(|_| Err(pelton::Error::Failure(BUG.into()))) {
                 Ok(model) => {
                     (self.log)(&model.llm.report().line());
                     model.llm.report().memory.lines().iter().for_each(|line| (self.log)(line));
@@ -176,10 +216,8 @@ impl Registry {
             if self.let_go_of_oldest().await {
                 continue;
             }
-            let message = error.to_string();
-            entry.set(State::Failed(message.clone()));
-            (self.log)(&format!("{}: cannot be loaded: {message}", entry.source.id));
-            return Err(ApiError::unavailable(format!("{} cannot be loaded: {message}", entry.source.id)));
+            entry.set(State::Failed(error.to_string()));
+            return Err(error);
         }
     }
 
@@ -223,6 +261,11 @@ impl Registry {
         self.entries.iter().filter_map(|e| e.loaded()).collect()
     }
 
+    /// Each model's name, and the model where it is in memory.
+    pub(crate) fn all(&self) -> Vec<(String, Option<Arc<Loaded>>)> {
+        self.entries.iter().map(|e| (e.source.id.clone(), e.loaded())).collect()
+    }
+
     /// Whether the default model is in memory.
     pub(crate) fn is_ready(&self) -> bool {
         self.entries[0].loaded().is_some()
@@ -230,7 +273,11 @@ impl Registry {
 
     /// One object for each model, as OpenAI lists them, with what is known of it.
     pub(crate) fn list(&self) -> Vec<Value> {
-        self.entries.iter().map(|e| describe(e)).collect()
+        let route = self.options.route.iter().map(|r| {
+            json!({ "id": r.id, "object": "model", "created": 0, "owned_by": "pelton",
+                "route": { "small": r.small, "large": r.large, "rules": r.rules.lines() } })
+        });
+        self.entries.iter().map(|e| describe(e)).chain(route).collect()
     }
 
     /// One of [`Registry::list`].

@@ -209,6 +209,7 @@ function figuresLine(f) {
     parts.push(`prompt of ${number(f.promptTokens)}${cached}`);
   }
   if (f.finish === "length") parts.push("cut at the longest answer");
+  if (f.route) parts.push(f.route);
   return parts.join(" · ");
 }
 
@@ -349,6 +350,7 @@ function figures(state, chunk) {
     promptTokens: t.prompt_tokens ?? usage.prompt_tokens,
     cached: t.cached_tokens ?? usage.prompt_tokens_details?.cached_tokens,
     finish: state.finish,
+    route: t.route && `answered by ${chunk.model}: ${t.route.why}`,
   };
 }
 

@@ -173,7 +173,7 @@ impl ChatRequest {
             messages,
             tools: tools_of(self.tools.as_deref().unwrap_or_default())?,
             choice: choice_of(self.tool_choice.as_ref())?,
-            parallel: self.parallel_tool_calls == Some(true),
+            parallel: self.parallel_tool_calls != Some(false),
             form,
             extra,
             prefill: None,
@@ -190,8 +190,8 @@ pub(crate) async fn chat(
     let bytes = app.read(request).await?;
     let asked: ChatRequest = body::parse(&bytes)?;
     let (knobs, ask) = (asked.knobs()?, asked.ask()?);
-    let model = app.registry.get(asked.model.as_deref()).await?;
-    let answer = app.answer(&visit, &model, ask, &knobs, asked.logprobs == Some(true)).await?;
+    let answer = app.ask(&visit, asked.model.as_deref(), ask, &knobs, asked.logprobs == Some(true)).await?;
+    let model = answer.model.clone();
     let id = app.serial.name("chatcmpl-");
     if asked.stream == Some(true) {
         let usage = asked.stream_options.unwrap_or_default().include_usage == Some(true);

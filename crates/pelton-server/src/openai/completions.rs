@@ -96,7 +96,7 @@ pub(crate) struct CompletionRequest {
     /// Say how likely each token was, and so many others.
     #[schemars(range(min = 0, max = 20))]
     pub(crate) logprobs: Option<u64>,
-    /// Begin the answer with the prompt.
+    /// Begin the answer with the prompt; not together with `logprobs`.
     pub(crate) echo: Option<bool>,
     /// Extension: the form of the answer.
     pub(crate) response_format: Option<ResponseFormat>,
@@ -189,6 +189,11 @@ pub(crate) async fn completions(
     let bytes = app.read(request).await?;
     let asked: CompletionRequest = body::parse(&bytes)?;
     let (knobs, form) = (asked.knobs()?, asked.form()?);
+    if asked.echo == Some(true) && asked.logprobs.is_some() {
+        let message = "it cannot be combined with `logprobs`: the log-probabilities of a prompt are not computed here; \
+                       leave one of the two out";
+        return Err(ApiError::field("echo", message));
+    }
     let model = app.registry.get(asked.model.as_deref()).await?;
     let (encoder, prompt) = (model.clone(), asked.prompt.clone());
     let prompts = blocking(move || prompt_ids(&encoder, prompt)).await?;
@@ -204,7 +209,7 @@ pub(crate) async fn completions(
         Some(true) => prompts.iter().map(|ids| model.text.tokenizer.decode(ids, false)).collect(),
         _ => vec![String::new(); prompts.len()],
     };
-    let request = |ids| knobs.request(&model, ids, grammar.clone(), app.options.deadline, visit.caller.tenant);
+    let request = |ids| knobs.request(&model, ids, grammar.clone(), app.options.deadline, visit.caller);
     let requests = prompts.into_iter().map(request).collect::<Result<Vec<_>, _>>()?;
     let answer = Answer::start(&app, &visit, model.clone(), requests, Reading::plain(asked.logprobs.is_some()))?;
     let usage = asked.stream_options.unwrap_or_default().include_usage == Some(true);

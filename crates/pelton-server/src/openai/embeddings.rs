@@ -98,7 +98,7 @@ pub(crate) async fn embed(
     let encoder = model.clone();
     let prompts = blocking(move || ids(&encoder, input)).await?;
     let limit = time_limit(None, app.options.deadline)?;
-    engine::embed(model, prompts, pooling, limit, visit.caller.tenant, &app.metrics).await
+    engine::embed(model, prompts, pooling, limit, visit.caller, &app.metrics).await
 }
 
 fn ids(model: &Loaded, input: Input) -> Result<Vec<Vec<u32>>, ApiError> {

@@ -213,11 +213,12 @@ pub(crate) struct JsonSchemaFormat {
 
 impl ResponseFormat {
     pub(crate) fn spec(&self) -> Result<Option<GrammarSpec>, ApiError> {
-        let schema = self.json_schema.as_ref().and_then(|f| f.schema.as_ref()).or(self.schema.as_ref());
-        match (self.kind, schema) {
-            (_, Some(schema)) if !schema.is_object() => {
-                Err(ApiError::field("response_format", "the schema is no JSON schema (an object)"))
-            }
+        let inner = self.json_schema.as_ref().and_then(|f| f.schema.as_ref());
+        let given = [("response_format.json_schema.schema", inner), ("response_format.schema", self.schema.as_ref())];
+        if let Some((field, _)) = given.iter().find(|(_, schema)| schema.is_some_and(|schema| !schema.is_object())) {
+            return Err(ApiError::field(*field, "it is no JSON schema (an object)"));
+        }
+        match (self.kind, inner.or(self.schema.as_ref())) {
             (FormatKind::Text, _) => Ok(None),
             (FormatKind::JsonObject, None) => Ok(Some(GrammarSpec::JsonObject)),
             (_, Some(schema)) => Ok(Some(GrammarSpec::JsonSchema(schema.clone()))),

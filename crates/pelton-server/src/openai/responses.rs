@@ -206,7 +206,7 @@ impl ResponsesRequest {
             messages,
             tools,
             choice: choice_of(self.tool_choice.as_ref())?,
-            parallel: self.parallel_tool_calls == Some(true),
+            parallel: self.parallel_tool_calls != Some(false),
             form: format.map_or(Ok(None), |f| f.spec())?,
             ..Ask::default()
         })
@@ -249,8 +249,8 @@ pub(crate) async fn responses(
     let bytes = app.read(request).await?;
     let asked: ResponsesRequest = body::parse(&bytes)?;
     let ask = asked.ask()?;
-    let model = app.registry.get(asked.model.as_deref()).await?;
-    let answer = app.answer(&visit, &model, ask, &asked.knobs(), false).await?;
+    let answer = app.ask(&visit, asked.model.as_deref(), ask, &asked.knobs(), false).await?;
+    let model = answer.model.clone();
     let shell = shell(&app, &model, &asked, &body_value(&bytes));
     if asked.stream == Some(true) {
         return Ok(stream(answer, ResponseStream::new(app.clone(), model, shell)));

@@ -34,6 +34,26 @@ fn keys_are_asked_for_in_each_dialect() {
 }
 
 #[test]
+fn keys_do_not_learn_what_others_asked() {
+    let keys = ["the-first-key", "the-second-key"];
+    let cached = |share: bool| {
+        let site = Site::start(|options, _| {
+            options.keys = Keys::new(keys.map(String::from)).unwrap();
+            options.share_prefixes = share;
+        });
+        let body =
+            json!({ "model": TINY, "prompt": "A prompt of some length. ".repeat(20), "max_tokens": 2 }).to_string();
+        let ask = |key: &str| {
+            let reply = site.request("POST", "/v1/completions", &[("x-api-key", key)], body.as_bytes()).ok();
+            reply["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+        };
+        [ask(keys[0]), ask(keys[1]), ask(keys[0]), ask(keys[1])].map(|n| n > 0)
+    };
+    assert_eq!(cached(false), [false, false, true, true]);
+    assert_eq!(cached(true), [false, true, true, true]);
+}
+
+#[test]
 fn a_key_has_its_share() {
     let site = Site::start(|options, _| options.key_concurrency = Some(1));
     let mut first = site.begin("/v1/completions", &completion(400));

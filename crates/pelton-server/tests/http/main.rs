@@ -10,4 +10,5 @@ mod hostile;
 mod ollama;
 mod registry;
 mod responses;
+mod route;
 mod tools;

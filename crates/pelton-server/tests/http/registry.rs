@@ -23,6 +23,9 @@ fn the_second_model_is_loaded_when_asked_for_and_goes_when_idle() {
     });
     assert_eq!(ask(&site, TINY), 200);
     assert_eq!(status(&site, "draft"), "unloaded");
+    for figure in ["vllm:num_requests_running{model_name=\"draft\"}", "pelton_model_loaded{model=\"draft\"}"] {
+        assert_eq!(site.metric(figure), 0.0, "there from the start");
+    }
     let waiting: Vec<_> = (0..4)
         .map(|_| site.begin("/v1/completions", &json!({ "model": "draft", "prompt": "x", "max_tokens": 2 })))
         .collect();
