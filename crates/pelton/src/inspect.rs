@@ -37,6 +37,8 @@ pub struct Inspection {
     pub architecture: String,
     /// Parameters.
     pub parameters: usize,
+    /// How the weights are quantized, where the folder says so.
+    pub quantization: Option<String>,
     /// Bits a weight, over all tensors.
     pub bits_per_weight: f64,
     /// Layers.
@@ -123,6 +125,7 @@ impl Inspection {
             file_bytes: model.files.source.total_bytes,
             architecture: c.arch.hf_name().into(),
             parameters,
+            quantization: model.quantization_text(),
             bits_per_weight: weight_bytes as f64 * 8.0 / parameters.max(1) as f64,
             n_layers: c.n_layers,
             hidden: c.hidden,
@@ -187,16 +190,16 @@ fn role(name: &str) -> String {
 
 fn groups(model: &Model) -> Vec<TensorGroup> {
     let mut order = Vec::new();
-    let mut groups: BTreeMap<(String, &'static str), TensorGroup> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, String), TensorGroup> = BTreeMap::new();
     for tensor in model.files.tensors.iter() {
-        let key = (role(&tensor.name), tensor.dtype.name());
+        let key = (role(&tensor.name), tensor.dtype.to_string());
         let group = groups.entry(key.clone()).or_insert_with(|| {
             order.push(key.clone());
-            TensorGroup { role: key.0.clone(), dtype: key.1.into(), count: 0, elements: 0, bytes: 0 }
+            TensorGroup { role: key.0.clone(), dtype: key.1.clone(), count: 0, elements: 0, bytes: 0 }
         });
         group.count += 1;
         group.elements += tensor.elements();
-        group.bytes += tensor.data().len();
+        group.bytes += tensor.byte_len();
     }
     order.into_iter().filter_map(|key| groups.remove(&key)).collect()
 }

@@ -10,21 +10,32 @@
 mod available;
 mod bench;
 mod cache_line;
+mod certificate;
 mod embedded;
 mod error;
 mod evaluate;
 mod grammars;
 mod inspect;
+pub mod ladder;
 mod llm;
 mod memory;
 mod model;
 mod options;
 mod packed;
 mod prompt;
+mod quantization;
+mod roofline;
+pub mod route;
+mod scorer;
 mod shape;
+mod speculation;
 
 pub use available::available_memory;
-pub use bench::{Bench, Bound, Entry, KernelFigure, KernelPlan, Kind, Ledger, Measurement, Work, Workload, ceilings};
+pub use bench::{
+    Bench, Bound, Entry, KernelFigure, KernelPlan, Kind, Ledger, Measurement, SpeculationFigure, SpeculationJob, Work,
+    Workload, ceilings, quick_ceilings,
+};
+pub use certificate::{Certificate, Probe};
 pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
 pub use error::{Error, ErrorKind};
 pub use evaluate::{Logits, write_logits};
@@ -36,13 +47,16 @@ pub use model::{Model, ModelRef, ModelText};
 pub use options::{BackendChoice, Options, Require, SamplingOverrides};
 pub use packed::{PackedReport, StoredPack, packed_folder};
 pub use prompt::{Chat, Conversation};
+pub use quantization::Quantization;
+pub use scorer::{EachRows, Likelihood, Passage, RowAt, Scorer, ScorerSize, likeliest};
 pub use shape::Shape;
+pub use speculation::{Draft, Speculation};
 
 pub use pelton_backend::{KvType, PAGE_LEN, Placement};
 pub use pelton_cpu::Ceilings;
 pub use pelton_engine::{
-    CancelGuard, DiskStats, Embedded, EngineStats, Event, EventSink, FinishReason, Finished, MAX_CHOICES,
-    MAX_TOP_LOGPROBS, Miss, MissCause, Pooling, Request, RequestHandle, SubmitError, Task, Timing,
+    CancelGuard, DiskStats, Embedded, EngineStats, Event, EventSink, FinishReason, Finished, MAX_CHOICES, MAX_DRAFT,
+    MAX_TOP_LOGPROBS, Miss, MissCause, Pooling, Request, RequestHandle, Speculated, SubmitError, Task, Timing,
 };
 pub use pelton_formats::{GenerationDefaults, ModelConfig};
 pub use pelton_model::LoadProgress;

@@ -7,19 +7,21 @@ use pelton_backend::{Backend, Placement, Reference};
 use pelton_cpu::Cpu;
 use pelton_engine::{
     CancelGuard, DiskOptions, Embedded, Engine, EngineHandle, EngineLimits, EngineStats, Event, EventSink, Finished,
-    Pooling, Request, RequestHandle, SubmitError,
+    Pooling, Request, RequestHandle, SpeculationOptions, SubmitError,
 };
 use pelton_formats::ModelConfig;
-use pelton_model::LoadProgress;
+use pelton_model::{Decoder, LoadProgress, Workspace};
 use pelton_sample::{Grammar, GrammarSpec};
 use pelton_text::Tokenizer;
 
 use crate::available::total_memory;
 use crate::cache_line::cache_line;
+use crate::certificate::{self, Certificate};
 use crate::grammars::Grammars;
 use crate::memory::MemoryNeeds;
 use crate::packed::{Pack, PackedReport, identity_of};
-use crate::{BackendChoice, Error, MemoryPlan, Model, Options, available_memory};
+use crate::speculation::{self, Found};
+use crate::{BackendChoice, Error, MemoryPlan, Model, Options, Require, available_memory};
 
 /// What loading decided: shown to the user, never silent.
 #[derive(Clone, Debug)]
@@ -34,8 +36,12 @@ pub struct LoadReport {
     pub placements: Vec<Placement>,
     /// How the memory is divided.
     pub memory: MemoryPlan,
+    /// Who proposes tokens ahead; empty where nobody does.
+    pub drafters: Vec<String>,
     /// What became of the packed file.
     pub packed: PackedReport,
+    /// How far each kernel was from the reference when it was probed.
+    pub certificate: Certificate,
     /// What people should know besides: why a packed file was not used or not written.
     pub notes: Vec<String>,
     /// How long loading took.
@@ -65,6 +71,9 @@ impl LoadReport {
             PackedReport::Stored { bytes } => {
                 line += &format!(" · packed weights stored for the next start ({:.1} MiB)", mib(bytes as usize));
             }
+        }
+        if !self.drafters.is_empty() {
+            line += &format!(" · drafts by {}", self.drafters.join(", "));
         }
         if m.context < m.wanted_context {
             line += &format!(" · memory shortens the context from {}", m.wanted_context);
@@ -104,6 +113,8 @@ impl Llm {
     /// [`Error`] names the tensor, option or shortfall, and what to do.
     pub fn load(model: &Model, options: &Options, progress: &mut dyn FnMut(LoadProgress)) -> Result<Llm, Error> {
         options.check()?;
+        let quantized = options.quantize(model)?;
+        let model = quantized.as_ref().unwrap_or(model);
         match options.backend {
             BackendChoice::Reference => {
                 let pack = Pack::off(options.cache_packed.as_deref());
@@ -132,16 +143,23 @@ impl Llm {
     where
         B: Backend + Send + 'static,
         Engine<B>: Send,
+        Decoder<B>: Send,
+        Workspace<B>: Send,
+        B::Kv: Send,
     {
         let start = Instant::now();
         let config = &model.files.config;
-        let needs = memory_needs(model, options)?;
         // Refuse before packing gigabytes, by the size of the files; the plan itself follows the packed bytes. The
         // files are mapped: the system may drop their pages, so only the packed weights count.
+        let (needs, draft) = with_draft(model, options)?;
         let context = MemoryPlan::new(needs, available_memory())?.context;
-        let mut decoder = pelton_model::load(&mut backend, config, &model.files.tensors, context, progress)?;
+        let (mut decoder, probing) = certificate::load(&mut backend, model, options, context, progress)?;
         let weight_bytes: usize = decoder.placements().iter().map(|p| p.bytes).sum();
         let mapped = finish(&mut pack, &mut backend);
+        let certificate = probing.finish(&mut backend, &decoder, config)?;
+        let draft = draft.map(|draft| load_draft(&mut backend, draft.model, context)).transpose()?;
+        let draft_bytes = draft.iter().flat_map(|(_, decoder)| decoder.placements()).map(|p| p.bytes).sum::<usize>();
+        let weight_bytes = weight_bytes + draft_bytes;
         // What was free before packing: what is free now, and the packed weights; the mapped ones count as free.
         let free = available_memory().map(|now| now.saturating_add(weight_bytes.saturating_sub(mapped) as u64));
         let memory = MemoryPlan::new(MemoryNeeds { weight_bytes, ..needs }, free)?;
@@ -161,16 +179,20 @@ impl Llm {
         let grammars = Grammars::new(model.tokenizer.clone(), eos.clone());
         let mut engine = Engine::new(backend, decoder, model.tokenizer.clone(), eos, limits)?;
         let (packed, mut notes) = pack.into_report();
+        notes.extend(model.quantization_text());
         if options.steady_streams {
             engine.keep_streams_steady();
         }
         notes.extend(keep_pages(&mut engine, model, options)?);
+        speculation::install(&mut engine, draft, model, options)?;
         let report = LoadReport {
             packed,
+            certificate,
             notes,
             name: model.name.clone(),
             parameters: model.parameters(),
             backend: engine.describe(),
+            drafters: engine.drafters(),
             placements,
             memory,
             load_time: start.elapsed(),
@@ -249,6 +271,31 @@ impl Llm {
     }
 }
 
+/// What has to fit, and the draft model where there is one. One that was merely found is left where it would cost the
+/// model context or sequences.
+fn with_draft(model: &Model, options: &Options) -> Result<(MemoryNeeds, Option<Found>), Error> {
+    let needs = memory_needs(model, options)?;
+    let Some(draft) = speculation::find(model, &options.speculation)? else { return Ok((needs, None)) };
+    let with = needs.beside(&memory_needs(
+        &draft.model,
+        &Options { context: None, require: Require::default(), ..options.clone() },
+    )?);
+    if draft.asked_for {
+        return Ok((with, Some(draft)));
+    }
+    let granted = |needs| MemoryPlan::new(needs, available_memory()).map(|plan| (plan.context, plan.max_seqs)).ok();
+    let is_free = granted(with).is_some_and(|with| Some(with) == granted(needs));
+    Ok(if is_free { (with, Some(draft)) } else { (needs, None) })
+}
+
+/// Packs a draft model's weights on the target's backend.
+fn load_draft<B: Backend>(backend: &mut B, draft: Model, context: usize) -> Result<(Model, Decoder<B>), Error> {
+    let files = &draft.files;
+    let context = context.min(files.config.max_context);
+    let decoder = pelton_model::load(backend, &files.config, &files.tensors, context, &mut |_| ())?;
+    Ok((draft, decoder))
+}
+
 /// Less than this share of memory free, and no more sequences are let in.
 const SHORT_SHARE: u64 = 50;
 
@@ -297,11 +344,12 @@ pub(crate) fn memory_needs(model: &Model, options: &Options) -> Result<MemoryNee
     // The normed row, and the logits in the workspace and in the engine.
     let logit_row = c.hidden + 2 * c.vocab_size;
     Ok(MemoryNeeds {
-        weight_bytes: usize::try_from(model.files.source.total_bytes).unwrap_or(usize::MAX),
+        weight_bytes: model.weight_bytes(),
         kv_bytes_per_token: kv_heads.saturating_mul(options.kv_type.bytes_per_head(c.head_dim)),
         row_bytes: row.saturating_mul(4),
         logit_row_bytes: logit_row.saturating_mul(4),
         batch_rows: options.batch_rows,
+        draft_rows: if options.speculation.is_on() { SpeculationOptions::MAX_ROWS } else { 0 },
         kv_type: options.kv_type,
         require: options.require,
         limit: options.memory,

@@ -5,6 +5,7 @@
 //! those that will be allocated: the packed weights' own sizes, whole pages, the activations' rows.
 
 use pelton_backend::{KvType, PAGE_LEN};
+use pelton_engine::MAX_DRAFT;
 
 use crate::{Error, Require};
 
@@ -95,6 +96,8 @@ pub(crate) struct MemoryNeeds {
     pub(crate) logit_row_bytes: usize,
     /// Rows of a step; at least one for each sequence.
     pub(crate) batch_rows: usize,
+    /// Rows of a step that are drafts and have logits, too; at most [`MAX_DRAFT`] for each sequence.
+    pub(crate) draft_rows: usize,
     /// Asked for by the caller: then it is this or an error.
     pub(crate) context: Option<usize>,
     /// Used where the caller asked for nothing.
@@ -108,9 +111,21 @@ pub(crate) struct MemoryNeeds {
 }
 
 impl MemoryNeeds {
+    /// The same with a draft model beside it: its weights, its keys and values for each token, its activations.
+    pub(crate) fn beside(&self, draft: &MemoryNeeds) -> MemoryNeeds {
+        MemoryNeeds {
+            weight_bytes: self.weight_bytes.saturating_add(draft.weight_bytes),
+            kv_bytes_per_token: self.kv_bytes_per_token.saturating_add(draft.kv_bytes_per_token),
+            row_bytes: self.row_bytes.saturating_add(draft.row_bytes),
+            logit_row_bytes: self.logit_row_bytes.saturating_add(draft.logit_row_bytes),
+            ..*self
+        }
+    }
+
     fn activation_bytes(&self, seqs: usize) -> usize {
         let rows = self.row_bytes.saturating_mul(self.batch_rows.max(seqs));
-        rows.saturating_add(self.logit_row_bytes.saturating_mul(seqs))
+        let drafts = self.draft_rows.min(seqs.saturating_mul(MAX_DRAFT));
+        rows.saturating_add(self.logit_row_bytes.saturating_mul(seqs.saturating_add(drafts)))
     }
 
     /// All but the KV pool.
@@ -244,6 +259,7 @@ mod tests {
         row_bytes: 40,
         logit_row_bytes: 25,
         batch_rows: 10,
+        draft_rows: 0,
         context: None,
         default_context: 1024,
         max_seqs: 4,

@@ -7,7 +7,7 @@ use pelton_cpu::CpuOptions;
 use pelton_formats::GenerationDefaults;
 use pelton_sample::SamplingParams;
 
-use crate::Error;
+use crate::{Error, Model, Quantization, Speculation};
 
 /// Which backend runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct Options {
     /// Answers that may wait; beyond that requests are refused
     /// ([`SubmitError::QueueFull`](crate::SubmitError::QueueFull)).
     pub max_waiting: usize,
+    /// What 16- and 32-bit weights become while they are loaded; `None` leaves them.
+    pub quantization: Option<Quantization>,
     /// How keys and values are stored.
     pub kv_type: KvType,
     /// Cut long prompts so that running streams hardly feel them: for those who serve people. Prompts themselves then
@@ -91,6 +93,8 @@ pub struct Options {
     pub require: Require,
     /// A folder where packed weights are kept, to be mapped by the next start; `None` packs anew each time.
     pub cache_packed: Option<PathBuf>,
+    /// Who proposes tokens ahead, for the model to check several at once.
+    pub speculation: Speculation,
 }
 
 impl Options {
@@ -103,6 +107,15 @@ impl Options {
     /// The part that the CPU backend sees.
     pub(crate) fn cpu(&self) -> CpuOptions {
         CpuOptions { threads: self.threads, batch_threads: self.batch_threads, isa: self.isa.clone() }
+    }
+
+    /// The model with its weights marked to be quantized, where that is asked for.
+    ///
+    /// # Errors
+    /// As [`Model::quantized`].
+    pub(crate) fn quantize(&self, model: &Model) -> Result<Option<Model>, Error> {
+        let threads = || self.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+        self.quantization.map(|q| model.quantized(q, threads().unwrap_or(1))).transpose()
     }
 
     /// Refuses counts of nothing, before anything is loaded.
@@ -132,6 +145,7 @@ impl Default for Options {
             max_seqs: 1,
             batch_rows: 512,
             max_waiting: 1 << 20,
+            quantization: None,
             kv_type: KvType::Bf16,
             steady_streams: false,
             prefix_cache: true,
@@ -140,6 +154,7 @@ impl Default for Options {
             memory: None,
             require: Require::default(),
             cache_packed: None,
+            speculation: Speculation::default(),
         }
     }
 }

@@ -217,9 +217,11 @@ pub(crate) fn identity_of(model: &Model) -> Result<String, String> {
     if let Some((_, source)) = source_of(model)? {
         return Ok(source);
     }
-    let sums: Vec<u8> = model.files.tensors.iter().flat_map(|t| checksum(t.data()).to_le_bytes()).collect();
+    let sum = |t: &pelton_formats::Tensor| checksum(t.source().unwrap_or(t).blocks().unwrap_or_default());
+    let sums: Vec<u8> = model.files.tensors.iter().flat_map(|t| sum(t).to_le_bytes()).collect();
     let (version, arch) = (env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
-    Ok(format!("pelton {version} {arch}\n{} {:016x}", model.name, checksum(&sums)))
+    let marks = checksum(model.marks().as_bytes());
+    Ok(format!("pelton {version} {arch}\n{} {:016x} {marks:016x}", model.name, checksum(&sums)))
 }
 
 /// A name for the model's packed file, and the state that its files are in. `None` for a model without files.
@@ -247,7 +249,13 @@ fn source_of(model: &Model) -> Result<Option<(String, String)>, String> {
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
         .take(100)
         .collect();
-    Ok((!paths.is_empty()).then(|| (format!("{short}-{:016x}", checksum(paths.as_bytes())), source)))
+    // The same files, quantized otherwise, are another model.
+    let marks = model.marks();
+    if !marks.is_empty() {
+        source += &format!("quantized while loading {:016x}\n", checksum(marks.as_bytes()));
+        paths += &marks;
+    }
+    Ok((!model.files.source.files.is_empty()).then(|| (format!("{short}-{:016x}", checksum(paths.as_bytes())), source)))
 }
 
 /// The path in a line of a source.

@@ -7,7 +7,7 @@ use std::ops::{AddAssign, Mul};
 use std::time::Duration;
 
 use pelton_cpu::Ceilings;
-use pelton_quant::DType;
+use pelton_quant::{DType, WeightType};
 
 /// The name of the entry for time between ops.
 pub(super) const BETWEEN: &str = "between ops";
@@ -29,13 +29,13 @@ pub struct Work {
 
 impl Work {
     /// A product of `rows` rows with weights of `dtype`, `(cols_in, cols_out)`.
-    pub(super) fn product(rows: f64, dtype: DType, cols_in: usize, cols_out: usize) -> Work {
+    pub(crate) fn product(rows: f64, dtype: impl Into<WeightType>, cols_in: usize, cols_out: usize) -> Work {
         let operations = 2.0 * rows * cols_in as f64 * cols_out as f64;
         let activation_bytes = 4.0 * rows * (cols_in + cols_out) as f64;
         let work = Work { activation_bytes, ..Work::default() };
-        match dtype {
-            DType::BF16 => Work { bf16_operations: operations, ..work },
-            DType::F16 | DType::F32 => Work { f32_operations: operations, ..work },
+        match dtype.into().blocks() {
+            Some(DType::BF16) => Work { bf16_operations: operations, ..work },
+            Some(DType::F16 | DType::F32) => Work { f32_operations: operations, ..work },
             _ => Work { int8_operations: operations, ..work },
         }
     }

@@ -11,7 +11,7 @@ use pelton_backend::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN,
     Placement, Rope, Weight,
 };
-use pelton_quant::DType;
+use pelton_quant::WeightType;
 
 use super::ledger::{Ledger, Work};
 
@@ -79,7 +79,7 @@ fn shared_tokens(batch: &Batch) -> usize {
 struct Layer {
     role: String,
     /// Type, inputs and outputs of each part.
-    parts: Vec<(DType, usize, usize)>,
+    parts: Vec<(WeightType, usize, usize)>,
 }
 
 /// `B`, metered.

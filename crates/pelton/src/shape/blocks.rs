@@ -25,6 +25,11 @@ fn scales(dtype: DType) -> &'static [(usize, f32)] {
         DType::Q6_K => &[(208, 0.000015)],
         DType::IQ4_NL => &[(0, 0.0003)],
         DType::IQ4_XS => &[(0, 0.000015)],
+        DType::IQ3_XXS | DType::IQ3_S => &[(0, 0.00014)],
+        DType::IQ2_XXS | DType::IQ2_XS | DType::IQ2_S => &[(0, 0.00036)],
+        DType::IQ1_S => &[(0, 0.0028)],
+        DType::TQ1_0 => &[(52, 0.024)],
+        DType::TQ2_0 => &[(64, 0.028)],
         _ => &[],
     }
 }
@@ -65,7 +70,17 @@ fn fill(dtype: DType, seed: u64, out: &mut [u8]) {
         DType::BF16 => floats::<2>(out, |v| [v.to_le_bytes()[2], v.to_le_bytes()[3]]),
         // A power of two, less 127: the first byte.
         DType::MXFP4 => out.chunks_exact_mut(dtype.block_bytes()).for_each(|block| block[0] = 120),
+        // The nibbles of a half-precision 0.0028, lowest first, are the upper halves of the last odd bytes.
+        DType::IQ1_M => out.chunks_exact_mut(dtype.block_bytes()).for_each(|block| {
+            for (i, nibble) in [0xc, 0xb, 0x9, 0x1].into_iter().enumerate() {
+                block[49 + 2 * i] = block[49 + 2 * i] & 15 | nibble << 4;
+            }
+        }),
         _ => {
+            if dtype == DType::TQ2_0 {
+                // Two bits that are both set are no ternary digit.
+                out.iter_mut().for_each(|b| *b &= !(*b & *b << 1 & 0xaa));
+            }
             for block in out.chunks_exact_mut(dtype.block_bytes()) {
                 for &(at, scale) in scales(dtype) {
                     block[at..at + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());

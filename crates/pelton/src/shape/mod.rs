@@ -147,6 +147,7 @@ impl Shape {
             name: self.name.clone(),
             files: Vec::new(),
             total_bytes: weights as u64,
+            quantization: None,
             metadata: Vec::new(),
             unused: Vec::new(),
         };

@@ -10,6 +10,8 @@ mod formats;
 mod grammars;
 mod invariance;
 mod memory;
+mod quantized;
 mod serving;
+mod speculation;
 mod support;
 mod vocabularies;
