@@ -7,6 +7,21 @@ use clap_complete::Shell;
 
 use crate::numbers;
 
+mod eval;
+mod ladder;
+mod quantize;
+mod route;
+
+pub(crate) use eval::{
+    CompareArgs, EvalArgs, EvalChoiceArgs, EvalCommand, EvalKlArgs, EvalLogitsArgs, EvalPerplexityArgs, EvalQaArgs,
+    EvalQuestionArgs, WindowArgs,
+};
+pub(crate) use ladder::{LadderArgs, SpeculationArg};
+pub(crate) use quantize::{ImatrixArgs, QuantizeArgs};
+pub(crate) use route::{
+    QuestionArgs, RouteArgs, RouteCommand, RouteCommandArgs, RouteEvalArgs, RouteLearnArgs, RouteRulesArgs,
+};
+
 /// Runs language models on your own machine, as fast as the machine allows.
 ///
 /// Without -m, every command uses the small model that is built in: it writes documentation comments and needs no
@@ -31,10 +46,16 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     /// Serve models over HTTP, in the dialects of OpenAI, Anthropic and Ollama
     Serve(Box<ServeArgs>),
+    /// Send simple requests to a small model: the rules, and what they bring
+    Route(RouteCommandArgs),
     /// Show what is in a model: architecture, quantization, memory, template
     Inspect(InspectArgs),
     /// Measure prompt and generation speed beside the machine's limits
     Bench(BenchArgs),
+    /// Make a quantized GGUF file of a model
+    Quantize(QuantizeArgs),
+    /// Collect from a text how much each weight counts, for `pelton quantize --imatrix`
+    Imatrix(ImatrixArgs),
     /// Download a model from the hub into the local store
     Pull(PullArgs),
     /// List the models in the local store
@@ -45,8 +66,10 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Render a conversation with a model's chat template
     Template(TemplateArgs),
-    /// Compute figures for people who port or check models
-    Eval(EvalArgs),
+    /// Show what each quantization, or each KV type, of a model costs and buys
+    Compare(Box<CompareArgs>),
+    /// Measure what a model is worth: perplexity, divergence from another, questions
+    Eval(Box<EvalArgs>),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -76,12 +99,28 @@ pub(crate) struct EngineArgs {
     /// Do not reuse the computed beginning of earlier prompts
     #[arg(long)]
     pub no_prefix_cache: bool,
+    #[command(flatten)]
+    pub drafts: DraftArgs,
     /// Keep the packed weights in the model store and map them at the next start: about as much disk as the model
     #[arg(long)]
     pub cache_packed: bool,
     /// List which kernel runs each group of layers
     #[arg(long, short)]
     pub verbose: bool,
+}
+
+/// Who proposes tokens ahead, for the model to check several at once. Answers are the same, bit for bit.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct DraftArgs {
+    /// Proposes tokens that the model then checks together, wherever that measures faster; answers stay the same. A
+    /// smaller MODEL with the same vocabulary, `auto` (one that is found, and ngram), `ngram` (repeats of the text so
+    /// far), or `none`
+    #[arg(long, default_value = "auto", value_name = "MODEL|auto|ngram|none")]
+    pub draft: String,
+    /// Most tokens proposed at a time, 0 to 16
+    #[arg(long, default_value = "16", value_name = "N", value_parser = numbers::drafts)]
+    pub draft_max: usize,
 }
 
 /// What computes.
@@ -94,6 +133,9 @@ pub(crate) struct ComputeArgs {
     /// Threads while prompts are read [default: as many as --threads]
     #[arg(long, value_name = "N", value_parser = numbers::one_to::<1024>)]
     pub threads_batch: Option<usize>,
+    /// Quantize 16- and 32-bit weights while they are loaded [default: none]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub quantization: Option<QuantizationArg>,
     /// How keys and values are stored: the smaller, the longer the context that fits [default: bf16]
     #[arg(long, value_enum, value_name = "TYPE")]
     pub kv_type: Option<KvTypeArg>,
@@ -103,6 +145,30 @@ pub(crate) struct ComputeArgs {
     /// Run on the slow scalar reference instead of the CPU's kernels
     #[arg(long)]
     pub reference: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum QuantizationArg {
+    /// The mix Q4_K_M: some 4.8 bits a weight
+    #[value(name = "4bit")]
+    Bits4,
+    /// The mix Q5_K_M: some 5.7 bits a weight
+    #[value(name = "5bit")]
+    Bits5,
+    /// Q6_K: 6.6 bits a weight
+    #[value(name = "6bit")]
+    Bits6,
+    /// Q8_0: 8.5 bits a weight
+    #[value(name = "8bit")]
+    Bits8,
+    /// 8-bit floats (e4m3) with a scale for each row; embedding and head stay
+    Fp8,
+    /// Bytes with a scale for each row; embedding and head stay
+    Int8,
+    /// NF4 in blocks of 64, as bitsandbytes; embedding and head stay
+    Nf4,
+    /// As the files have them
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -217,6 +283,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub route: RouteArgs,
+    #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -255,6 +323,10 @@ pub(crate) struct ServeArgs {
     /// Listen beyond this machine without a key: everybody who reaches the port is let in
     #[arg(long, help_heading = "Access")]
     pub insecure_no_auth: bool,
+    /// Let all keys share computed prefixes: faster where they send the same long prompts, but how soon an answer comes
+    /// then tells one key what others have asked
+    #[arg(long, help_heading = "Access")]
+    pub share_prefixes: bool,
     /// Origin of web pages that may use the server, such as https://example.org (repeatable; * is all)
     #[arg(long, value_name = "ORIGIN", help_heading = "Access")]
     pub cors_origin: Vec<String>,
@@ -309,6 +381,8 @@ pub(crate) struct ServeArgs {
     /// Log prompts and answers
     #[arg(long, help_heading = "Log")]
     pub log_prompts: bool,
+    #[command(flatten)]
+    pub route: RouteArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
 }
@@ -383,6 +457,46 @@ pub(crate) enum BenchCommand {
     Kernels(BenchKernelsArgs),
     /// Put a load on an OpenAI-compatible server and time every token
     Serve(BenchServeArgs),
+    /// Switch every optimization on, one after the other, and show what each of them buys
+    Ladder(LadderArgs),
+    /// Measure what drafts bring: the same prompts with and without, in turn
+    Speculation(BenchSpeculationArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchSpeculationArgs {
+    /// Prompts, one JSON object a line: {"turns": [TEXT, …]} or {"prompt": TEXT}, and a "category" to report them by
+    /// [default: functions to document, and functions to repeat with a change]
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// Where functions are from: a folder, or a file of {"lang", "code"} objects [default: built-in ones]
+    #[arg(long, value_name = "FILE_OR_FOLDER", conflicts_with = "prompts")]
+    pub source: Option<PathBuf>,
+    /// Prompts of each category
+    #[arg(long, default_value = "16", value_name = "N", value_parser = numbers::at_least_one)]
+    pub limit: usize,
+    /// Longest answer in tokens
+    #[arg(long, short = 'n', default_value = "96", value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub max_tokens: usize,
+    /// Requests that run at once
+    #[arg(long, short, value_delimiter = ',', default_value = "1,16", value_name = "N", value_parser = numbers::one_to::<1024>)]
+    pub batch: Vec<usize>,
+    /// Randomness; 0 always takes the likeliest token
+    #[arg(long, default_value = "0", value_name = "T", value_parser = numbers::not_negative)]
+    pub temperature: f32,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Model: a path, a hub name ORG/NAME[:QUANT]; the built-in one if left out
+    #[arg(long, short, help_heading = "Engine")]
+    pub model: Option<String>,
+    /// Random weights in the shape of a published model, such as qwen2.5-1.5b:Q4_K_M: nothing is ever accepted
+    #[arg(long, value_name = "NAME[:TYPES]", conflicts_with = "model", help_heading = "Engine")]
+    pub shape: Option<String>,
+    #[command(flatten)]
+    pub drafts: DraftArgs,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
 }
 
 #[derive(Args, Debug)]
@@ -533,35 +647,6 @@ pub(crate) struct TemplateArgs {
     /// What `eos_token` stands for in a .jinja file
     #[arg(long, default_value = "</s>", value_name = "TEXT")]
     pub eos: String,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct EvalArgs {
-    #[command(subcommand)]
-    pub what: EvalCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EvalCommand {
-    /// The logits at every position of a sequence of ids
-    Logits(EvalLogitsArgs),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct EvalLogitsArgs {
-    /// Model: a path or a hub name; the built-in one if left out
-    pub model: Option<String>,
-    /// A JSON array of token ids (`-`: stdin)
-    #[arg(long, value_name = "FILE")]
-    pub ids: PathBuf,
-    /// The safetensors file to write: `logits` f32 [rows, vocab], `input_ids` i64 [rows]
-    #[arg(long, short, value_name = "FILE")]
-    pub out: PathBuf,
-    /// Round the rotary frequencies to bf16, as a model does that was cast to bf16 as a whole
-    #[arg(long)]
-    pub rope_bf16: bool,
-    #[command(flatten)]
-    pub compute: ComputeArgs,
 }
 
 #[cfg(test)]

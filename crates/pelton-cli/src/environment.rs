@@ -10,6 +10,8 @@ pub(crate) struct Environment {
     pub store: Result<pelton::StoreOptions, pelton::StoreError>,
     /// Where `pelton chat` keeps its history.
     pub history: Option<std::path::PathBuf>,
+    /// Where files go that nobody keeps (`TMPDIR`).
+    pub scratch: std::path::PathBuf,
 }
 
 impl Environment {
@@ -24,6 +26,7 @@ impl Environment {
             api_key: set("PELTON_API_KEY"),
             store: pelton::StoreOptions::from_vars(var),
             history: state.map(|dir| dir.join("pelton/history.txt")),
+            scratch: std::env::temp_dir(),
         }
     }
 }

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pelton_docs::DocsError;
 
-use crate::args::{Cli, Command, EvalCommand};
+use crate::args::{Cli, Command};
 use crate::environment::Environment;
 use crate::setup::Context;
 
@@ -43,16 +43,18 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Run(args) => commands::run::run(&args, context),
         Command::Chat(args) => commands::chat::run(&args, context),
         Command::Serve(args) => commands::serve::run(&args, context),
+        Command::Route(args) => commands::route::run(&args.what, context),
         Command::Inspect(args) => commands::inspect::run(&args, context),
         Command::Bench(args) => commands::bench::run(&args, context),
+        Command::Quantize(args) => commands::quantize::run(&args, context),
+        Command::Imatrix(args) => commands::imatrix::run(&args, context),
         Command::Pull(args) => commands::store::pull(&args, context),
         Command::List(args) => commands::store::list(&args, context),
         Command::Rm(args) => commands::store::rm(&args, context),
         Command::Tokenize(args) => commands::tokenize::run(&args, context),
         Command::Template(args) => commands::template::run(&args, context),
-        Command::Eval(args) => match args.what {
-            EvalCommand::Logits(args) => commands::eval::logits(&args, context),
-        },
+        Command::Compare(args) => commands::compare::run(&args, context),
+        Command::Eval(args) => commands::eval::run(&args, context),
         Command::Completions { shell } => commands::completions(shell),
     }
 }

@@ -9,6 +9,12 @@ pub(crate) fn one_to<const MOST: usize>(text: &str) -> Result<usize, String> {
     })
 }
 
+/// How many tokens are proposed at a time.
+pub(crate) fn drafts(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|&n| n <= pelton::MAX_DRAFT);
+    count.ok_or_else(|| format!("expected a whole number from 0 to {}", pelton::MAX_DRAFT))
+}
+
 /// A count of at least 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     one_to::<{ usize::MAX }>(text)
@@ -32,6 +38,11 @@ pub(crate) fn mass(text: &str) -> Result<f32, String> {
 /// A share: 0 to 1.
 pub(crate) fn share(text: &str) -> Result<f32, String> {
     number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1 (0 is off)")
+}
+
+/// A part of a whole: 0 to 1.
+pub(crate) fn part(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1")
 }
 
 /// Requests a second.

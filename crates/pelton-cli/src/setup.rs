@@ -1,14 +1,15 @@
 //! From arguments and environment to an opened model and a running engine.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pelton::{
-    BackendChoice, KvType, Llm, Model, ModelRef, ModelText, Options, SamplingOverrides, Store, StoredPack,
-    packed_folder,
+    BackendChoice, Draft, KvType, Llm, Model, ModelRef, ModelText, Options, Quantization, SamplingOverrides,
+    Speculation, Store, StoredPack, packed_folder,
 };
 
 use crate::Usage;
-use crate::args::{ComputeArgs, EngineArgs, KvTypeArg, SamplingArgs};
+use crate::args::{ComputeArgs, DraftArgs, EngineArgs, KvTypeArg, QuantizationArg, SamplingArgs};
 use crate::environment::Environment;
 use crate::progress::Progress;
 use crate::term;
@@ -93,9 +94,25 @@ impl Context {
             batch_threads: args.threads_batch,
             isa: self.environment.isa.clone(),
             batch_rows: args.batch_rows,
+            quantization: args.quantization.and_then(quantization),
             kv_type: kv_type(args.kv_type.unwrap_or(KvTypeArg::Bf16)),
             ..Options::default()
         }
+    }
+
+    /// Who proposes tokens ahead.
+    pub(crate) fn speculation(&self, args: &DraftArgs) -> anyhow::Result<Speculation> {
+        let (draft, store) = match args.draft.as_str() {
+            "none" | "off" => (Draft::Off, None),
+            "ngram" => (Draft::Ngram, None),
+            // Without a store there is nothing to find in it.
+            "auto" => (Draft::Auto, self.store().ok()),
+            name => {
+                let (model, store) = self.find(Some(name)).map_err(|e| Usage(format!("--draft {name}: {e}")))?;
+                (Draft::Model(model), store)
+            }
+        };
+        Ok(Speculation { draft, max_draft: args.draft_max, store: store.map(Arc::new), ..Speculation::default() })
     }
 
     /// Loads a model for `max_seqs` sequences at once, with a bar while it takes long, and says where everything went.
@@ -104,6 +121,7 @@ impl Context {
             context: args.context,
             max_seqs,
             prefix_cache: !args.no_prefix_cache,
+            speculation: self.speculation(&args.drafts)?,
             cache_packed: if args.cache_packed { Some(self.packed_folder()?) } else { None },
             ..self.compute_options(&args.compute)
         };
@@ -116,6 +134,7 @@ impl Context {
         llm.report().notes.iter().for_each(|note| self.note(note));
         if args.verbose {
             kernel_lines(&llm.report().placements).iter().for_each(|line| self.note(line));
+            llm.report().certificate.lines().iter().for_each(|line| self.note(&format!("  {line}")));
         }
         Ok(llm)
     }
@@ -135,7 +154,7 @@ impl Context {
 pub(crate) fn kernel_lines(placements: &[pelton::Placement]) -> Vec<String> {
     let mut groups: Vec<(String, usize, usize)> = Vec::new();
     for p in placements {
-        let key = format!("{} on {}", p.dtype.name(), p.kernel);
+        let key = format!("{} on {}", p.dtype, p.kernel);
         match groups.iter_mut().find(|(k, _, _)| *k == key) {
             Some((_, count, bytes)) => {
                 *count += 1;
@@ -145,6 +164,19 @@ pub(crate) fn kernel_lines(placements: &[pelton::Placement]) -> Vec<String> {
         }
     }
     groups.into_iter().map(|(key, n, b)| format!("  {key}: {n} matrices, {}", term::bytes(b as u64))).collect()
+}
+
+fn quantization(arg: QuantizationArg) -> Option<Quantization> {
+    match arg {
+        QuantizationArg::Bits4 => Some(Quantization::Bits4),
+        QuantizationArg::Bits5 => Some(Quantization::Bits5),
+        QuantizationArg::Bits6 => Some(Quantization::Bits6),
+        QuantizationArg::Bits8 => Some(Quantization::Bits8),
+        QuantizationArg::Fp8 => Some(Quantization::Fp8),
+        QuantizationArg::Int8 => Some(Quantization::Int8),
+        QuantizationArg::Nf4 => Some(Quantization::Nf4),
+        QuantizationArg::None => None,
+    }
 }
 
 pub(crate) fn kv_type(arg: KvTypeArg) -> KvType {

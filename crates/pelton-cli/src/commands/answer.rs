@@ -103,6 +103,10 @@ pub(crate) fn reason_word(reason: FinishReason) -> &'static str {
 /// The ledger, for programs.
 pub(crate) fn timing_json(finished: &Finished) -> Value {
     let t = &finished.timing;
+    let s = &t.speculation;
+    let speculation = (s.drafted > 0).then(|| {
+        json!({ "drafted": s.drafted, "accepted": s.accepted, "mean_accepted": s.mean_accepted(), "speedup": s.speedup })
+    });
     json!({
         "prompt_tokens": t.prompt_tokens,
         "cached_tokens": t.cached_tokens,
@@ -112,5 +116,6 @@ pub(crate) fn timing_json(finished: &Finished) -> Value {
         "total_ms": t.total.as_secs_f64() * 1e3,
         "tokens_per_s": t.tokens_per_s(),
         "preemptions": t.preemptions,
+        "speculation": speculation,
     })
 }

@@ -33,6 +33,9 @@ fn describe(i: &Inspection) -> String {
         ("layers", format!("{} × hidden {}, ffn {}", i.n_layers, i.hidden, i.ffn)),
         ("heads", format!("{} query, {} key/value, {} wide", i.n_heads, i.n_kv_heads, i.head_dim)),
     ];
+    if let Some(quantization) = &i.quantization {
+        rows.insert(3, ("quantized", quantization.clone()));
+    }
     if let Some((n, used)) = i.experts {
         rows.push(("experts", format!("{n}, {used} a token")));
     }
@@ -69,10 +72,11 @@ fn describe(i: &Inspection) -> String {
     let mut out: String = rows.iter().map(|(key, value)| format!("{key:<11} {value}\n")).collect();
     out.push_str("\ntensors\n");
     let width = i.tensors.iter().map(|g| g.role.len()).max().unwrap_or(0);
+    let types = i.tensors.iter().map(|g| g.dtype.len()).max().unwrap_or(0).max(6);
     for g in &i.tensors {
         let size = bytes(g.bytes as u64);
         out.push_str(&format!(
-            "  {:<width$}  {:<6} × {:<4} {:>14} weights  {size:>10}\n",
+            "  {:<width$}  {:<types$} × {:<4} {:>14} weights  {size:>10}\n",
             g.role,
             g.dtype,
             g.count,

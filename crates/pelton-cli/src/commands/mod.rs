@@ -3,9 +3,13 @@
 pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
+pub(crate) mod compare;
 pub(crate) mod docs;
 pub(crate) mod eval;
+pub(crate) mod imatrix;
 pub(crate) mod inspect;
+pub(crate) mod quantize;
+pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod store;

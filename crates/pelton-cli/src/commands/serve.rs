@@ -7,24 +7,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pelton::{ModelRef, Options, Require};
-use pelton_server::{Keys, LogSink, ModelOptions, ModelSource, Server, ServerError, ServerOptions};
+use pelton_server::{Keys, LogSink, ModelOptions, ModelSource, RouteSource, Server, ServerError, ServerOptions};
 
 use crate::Usage;
 use crate::args::ServeArgs;
+use crate::commands::route;
 use crate::input::read_file;
 use crate::setup::Context;
 use crate::term;
+
+/// What clients call the two models of `--route` together.
+const ROUTE_NAME: &str = "auto";
 
 pub(crate) fn run(args: &ServeArgs, context: &Context) -> anyhow::Result<()> {
     let models = models(args, context)?;
     let options = options(args, context)?;
     allow_many_files();
-    let server = Server::bind(options, models).map_err(|e| match e {
-        ServerError::Options(message) => anyhow::Error::from(Usage(message)),
-        other => other.into(),
-    })?;
+    let server = Server::bind(options, models).map_err(blame)?;
     term::note(&format!("listening on http://{}", server.address()));
-    Ok(server.run()?)
+    server.run().map_err(blame)
+}
+
+/// What cannot succeed as it was typed, as such.
+fn blame(error: ServerError) -> anyhow::Error {
+    match error {
+        ServerError::Options(message) => Usage(message).into(),
+        ServerError::Model { kind: pelton::ErrorKind::Usage, .. } => Usage(error.to_string()).into(),
+        other => other.into(),
+    }
 }
 
 /// The models with their names.
@@ -37,6 +47,7 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
         max_waiting: args.queue,
         steady_streams: true,
         prefix_cache: !engine.no_prefix_cache,
+        speculation: context.speculation(&engine.drafts)?,
         prefix_cache_dir: args.prefix_cache_dir.clone(),
         prefix_cache_bytes: mib(args.prefix_cache_size),
         memory: args.memory.map(mib),
@@ -52,6 +63,22 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
         store = store.or(found);
         sources.push(ModelSource { id: name.unwrap_or_else(|| id_of(&model)), model, options: options.clone() });
     }
+    let route = route::typed(&args.route, context)?;
+    let route = match route {
+        None => None,
+        Some((pair, rules)) => {
+            let mut source = |name: &str| -> anyhow::Result<String> {
+                let (model, found) = context.find(Some(name))?;
+                store = store.take().or(found);
+                let id = id_of(&model);
+                sources.push(ModelSource { id: id.clone(), model, options: options.clone() });
+                Ok(id)
+            };
+            // The large one is loaded at the start, and is the default of what is not routed.
+            let (large, small) = (source(&pair.large)?, source(&pair.small)?);
+            Some(RouteSource { id: ROUTE_NAME.into(), small, large, rules })
+        }
+    };
     if sources.is_empty() {
         let id = id_of(&ModelRef::Embedded);
         sources.push(ModelSource { id, model: ModelRef::Embedded, options });
@@ -59,6 +86,7 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
     Ok(ModelOptions {
         sources,
         store: store.map(Arc::new),
+        route,
         idle_unload: args.idle_unload.map(|s| Duration::from_secs(s as u64)),
         memory: args.memory.map(mib),
     })
@@ -108,6 +136,10 @@ fn options(args: &ServeArgs, context: &Context) -> anyhow::Result<ServerOptions>
         keys,
         insecure_no_auth: args.insecure_no_auth,
         cors_origins: args.cors_origin.clone(),
+        share_prefixes: args.share_prefixes,
+        ceilings: Some(
+            pelton::quick_ceilings(&context.compute_options(&args.engine.compute)).map_err(|e| context.blame(e))?,
+        ),
         key_concurrency: args.key_concurrency,
         max_connections: args.max_connections,
         max_body: args.max_body << 20,

@@ -17,7 +17,7 @@ fn the_answer_is_on_stdout_and_the_figures_on_stderr() {
     let outcome = run(&[CODE, "-n", "6"]).ok();
     assert!(outcome.stdout.ends_with('\n') && outcome.stdout.trim().len() > 3, "{outcome:?}");
     let figures = outcome.stderr.lines().last().unwrap();
-    for part in ["[", " tokens in ", " tokens/s", "first token ", "prompt ", " 0 cached]"] {
+    for part in ["[", " tokens in ", " tokens/s", "first token ", "prompt ", " 0 cached"] {
         assert!(figures.contains(part), "`{part}` is missing: {figures}");
     }
     assert!(outcome.stderr.starts_with("pelton-tiny · "), "{outcome:?}");
@@ -36,7 +36,7 @@ fn json_has_text_reason_and_ledger() {
     let object = outcome.json();
     assert_keys(&object, &["model", "text", "finish_reason", "timing"]);
     let ledger = ["prompt_tokens", "cached_tokens", "tokens", "queue_ms", "first_token_ms", "total_ms", "tokens_per_s"];
-    assert_keys(&object["timing"], &[&ledger[..], &["preemptions"]].concat());
+    assert_keys(&object["timing"], &[&ledger[..], &["preemptions", "speculation"]].concat());
     assert_eq!((&object["model"], &object["finish_reason"]), (&"pelton-tiny".into(), &"max_tokens".into()));
     assert_eq!(object["timing"]["tokens"], 3);
     assert_eq!(outcome.stdout.lines().count(), 1);

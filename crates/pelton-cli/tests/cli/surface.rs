@@ -4,15 +4,20 @@ use std::process::{Command, Stdio};
 
 use crate::pelton::Sandbox;
 
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 26] = [
     &["docs"],
     &["run"],
     &["chat"],
     &["serve"],
+    &["route"],
+    &["route", "rules"],
+    &["route", "learn"],
+    &["route", "eval"],
     &["inspect"],
     &["bench"],
     &["bench", "kernels"],
     &["bench", "serve"],
+    &["bench", "ladder"],
     &["pull"],
     &["list"],
     &["rm"],
@@ -20,6 +25,11 @@ const COMMANDS: [&[&str]; 16] = [
     &["template"],
     &["eval"],
     &["eval", "logits"],
+    &["eval", "perplexity"],
+    &["eval", "kl"],
+    &["eval", "multiple-choice"],
+    &["eval", "qa"],
+    &["compare"],
     &["completions"],
 ];
 

@@ -5,9 +5,11 @@
 //! call that cannot be measured is refused before anything is.
 
 mod kernels;
+mod ladder;
 mod ledgers;
-mod output;
+pub(super) mod output;
 mod serve;
+mod speculation;
 
 use pelton::{Bench, Ceilings, Kind, Measurement, Model, Shape, Workload, available_memory};
 use serde_json::{Value, json};
@@ -17,17 +19,20 @@ use crate::args::{BenchArgs, BenchCommand};
 use crate::progress::Progress;
 use crate::setup::{Context, kernel_lines};
 use crate::term;
-use output::{csv_line, table};
+use output::csv_line;
+pub(super) use output::table;
 
 pub(crate) fn run(args: &BenchArgs, context: &Context) -> anyhow::Result<()> {
     match &args.what {
         Some(BenchCommand::Kernels(args)) => return kernels::run(args, context),
         Some(BenchCommand::Serve(args)) => return serve::run(args, context),
+        Some(BenchCommand::Ladder(args)) => return ladder::run(args, context),
+        Some(BenchCommand::Speculation(args)) => return speculation::run(args, context),
         None => {}
     }
     let workloads = workloads(args)?;
     let options = context.compute_options(&args.compute);
-    let model = open(args, context)?;
+    let model = open(args.shape.as_deref(), args.model.as_deref(), context)?;
     let name = model.name.clone();
     Bench::check(&model, &options, &workloads)?;
     let bar = Progress::steps(context.quiet);
@@ -98,8 +103,8 @@ fn workloads(args: &BenchArgs) -> anyhow::Result<Vec<Workload>> {
 }
 
 /// The model that was named, or one of random weights.
-fn open(args: &BenchArgs, context: &Context) -> anyhow::Result<Model> {
-    let Some(text) = &args.shape else { return context.open(args.model.as_deref()) };
+fn open(shape: Option<&str>, model: Option<&str>, context: &Context) -> anyhow::Result<Model> {
+    let Some(text) = shape else { return context.open(model) };
     let shape = Shape::parse(text)?;
     let types = shape.types().into_iter();
     let types: Vec<String> = types.map(|(name, (count, _))| format!("{count} of {name}")).collect();
@@ -116,7 +121,7 @@ pub(super) fn test_name(w: &Workload) -> String {
 }
 
 /// One line for people.
-fn ceilings_line(c: &Ceilings) -> String {
+pub(super) fn ceilings_line(c: &Ceilings) -> String {
     let bf16 = c.bf16_tera_ops.map_or(String::new(), |t| format!(" · {t:.2} Top/s bf16"));
     format!(
         "limits: memory reads {:.1} GB/s · {:.2} Top/s int8 ({}){bf16} · {:.2} Top/s f32 ({})",

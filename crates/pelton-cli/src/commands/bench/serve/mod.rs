@@ -10,7 +10,7 @@ mod output;
 mod report;
 mod sse;
 mod stats;
-mod svg;
+pub(super) mod svg;
 mod text;
 
 use std::time::{Duration, Instant};

@@ -172,7 +172,7 @@ fn number(v: f64) -> String {
 }
 
 /// Text in HTML.
-pub(super) fn escape(text: &str) -> String {
+pub(in crate::commands::bench) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
