@@ -1,10 +1,12 @@
 //! Chores of the project that a machine can do. `cargo xtask layers` holds the crates against the floors of
-//! ARCHITECTURE.md; `cargo xtask rivals` measures Pelton beside other engines.
+//! ARCHITECTURE.md; `cargo xtask rivals` measures Pelton beside other engines; `cuda-install`,
+//! `cuda-kernels`, `sass-gate` and `cuda-sanitize` compile the GPU's kernels and check what became of them.
 //!
 //! Invariant: a crate depends only on crates of lower floors that its row names; a crate without a row fails.
 
 #![forbid(unsafe_code)]
 
+mod cuda;
 mod rivals;
 
 use std::process::{Command, ExitCode};
@@ -20,8 +22,9 @@ const FLOORS: &[(&str, u32, &[&str])] = &[
     ("pelton-formats", 1, &["pelton-quant"]),
     ("pelton-backend", 1, &["pelton-quant"]),
     ("pelton-cpu", 2, &["pelton-backend", "pelton-quant"]),
+    ("pelton-cuda", 2, &["pelton-backend", "pelton-quant"]),
     ("pelton-sample", 2, &[]),
-    ("pelton-model", 3, &["pelton-backend", "pelton-formats", "pelton-quant"]),
+    ("pelton-model", 3, &["pelton-backend", "pelton-cuda", "pelton-formats", "pelton-quant"]),
     (
         "pelton-engine",
         4,
@@ -43,9 +46,15 @@ const FLOORS: &[(&str, u32, &[&str])] = &[
         ],
     ),
     ("pelton-docs", 6, &["pelton"]),
+    ("pelton-eval", 6, &["pelton", "pelton-store"]),
+    (
+        "pelton-quantize",
+        6,
+        &["pelton", "pelton-backend", "pelton-cpu", "pelton-formats", "pelton-model", "pelton-quant"],
+    ),
     ("pelton-server", 6, &["pelton"]),
-    ("pelton-cli", 7, &["pelton", "pelton-docs", "pelton-server"]),
-    ("xtask", 7, &[]),
+    ("pelton-cli", 7, &["pelton", "pelton-docs", "pelton-eval", "pelton-quantize", "pelton-server"]),
+    ("xtask", 7, &["pelton-cuda"]),
 ];
 
 fn main() -> ExitCode {
@@ -68,8 +77,17 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some(task @ ("cuda-install" | "cuda-kernels" | "sass-gate" | "cuda-sanitize")) => {
+            match cuda::run(task, std::env::args().skip(2)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(problem) => {
+                    eprintln!("{task}: {problem}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
         _ => {
-            eprintln!("usage: cargo xtask layers | rivals");
+            eprintln!("usage: cargo xtask layers | rivals | cuda-install | cuda-kernels | sass-gate | cuda-sanitize");
             ExitCode::from(2)
         }
     }

@@ -1,0 +1,48 @@
+//! The kernels: their sources, how they are compiled, and how the compiled ones are found.
+//!
+//! In order of preference: machine code for the card that was compiled ahead and put into the binary ([`bundle`]), the
+//! intermediate form (PTX) from there, which the driver translates, and the compiler library of the CUDA toolkit
+//! ([`Compiler`]), where it is installed.
+
+mod bundle;
+mod compiler;
+mod load;
+
+pub use bundle::{Bundle, BundleError};
+pub use compiler::{Compiler, Output};
+pub(crate) use load::Kernels;
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// Its name without the ending.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! sources {
+    ($($name:literal)*) => {
+        &[$(Source { name: $name, text: include_str!(concat!("../../kernels/", $name, ".cu")) }),*]
+    };
+}
+
+/// All files of kernels.
+pub const SOURCES: &[Source] = sources! {
+    "norm" "elementwise" "rope" "quantize" "matvec" "matmul_few" "floats" "moe" "attention_wide" "attention"
+};
+
+macro_rules! headers {
+    ($($name:literal)*) => { &[$(($name, include_str!(concat!("../../kernels/", $name)))),*] };
+}
+
+/// What the files include: name and text.
+pub const HEADERS: &[(&str, &str)] = headers! {
+    "prelude.cuh" "activation.cuh" "packed.cuh" "attention.cuh"
+};
+
+/// The architectures that a release carries machine code for: A100; RTX 30; RTX 40; H100; RTX 50.
+pub const ARCHITECTURES: &[&str] = &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_120"];
+
+/// The intermediate form that a release carries for all others.
+pub const PTX: &str = "compute_80";

@@ -1,0 +1,394 @@
+//! Linear layers on the device: packing, and which kernel runs a number of rows.
+//!
+//! Invariant: all kernels of a layout add the same numbers in the same order (`kernels/packed.cuh`, `kernels/floats.cu`), so
+//! that which of them runs, and with how many rows, changes no bit.
+
+mod format;
+mod pack;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
+use pelton_quant::WeightType;
+
+pub(crate) use format::{SUPERBLOCK, TILE_ROWS};
+
+use crate::CudaError;
+use crate::context::{Context, out_of_memory};
+use crate::kernels::Kernels;
+use crate::pool::Buffer;
+use crate::queue::{Function, Shape, args};
+use crate::tensor::Tensor;
+use format::Format;
+
+/// A packed linear layer.
+#[derive(Debug)]
+pub struct Linear {
+    /// Distinguishes layers of a process.
+    pub(crate) id: u64,
+    pub(crate) in_features: usize,
+    pub(crate) out_features: usize,
+    pub(crate) parts: Vec<Part>,
+    /// `(out_features,)`
+    pub(crate) bias: Option<Buffer>,
+}
+
+/// One matrix of a layer.
+#[derive(Debug)]
+pub(crate) struct Part {
+    name: String,
+    dtype: WeightType,
+    pub(crate) rows: usize,
+    /// Where its columns of the answer begin.
+    pub(crate) column: usize,
+    pub(crate) kind: Kind,
+    pub(crate) weights: Buffer,
+}
+
+/// How a matrix lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Tiles of integers; rows of activations are rounded to int8.
+    Packed(&'static Format, PackedKernels),
+    /// Floats, rows padded to whole chunks of [`CHUNK`]; activations as they are.
+    Floats(Floats, FloatKernels),
+}
+
+/// Element types of float matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Floats {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Columns of a chunk of `kernels/floats.cu`.
+const CHUNK: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackedKernels {
+    /// 1, 2 and 4 rows.
+    matvec: [Function; 3],
+    gated: Function,
+    /// 8, 16 and 32 rows.
+    matmul: [Function; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FloatKernels {
+    /// 1 and 4 rows.
+    matvec: [Function; 2],
+    matmul: Function,
+}
+
+/// Rows of activations as int8, see `Rounded` in `kernels/packed.cuh`.
+pub(crate) struct Rounded {
+    codes: Buffer,
+    units: Buffer,
+    sums: Buffer,
+}
+
+/// The picks of a mixture of experts: which expert each slot uses, and which input row.
+pub(crate) struct Picks<'a> {
+    /// `(n_experts,)` addresses of the experts' weights; 0 for those in another layout.
+    pub(crate) weights: &'a Buffer,
+    /// `(n_experts,)` addresses of their biases, or 0.
+    pub(crate) biases: &'a Buffer,
+    /// `(slots,)`
+    pub(crate) picks: &'a Buffer,
+    pub(crate) slots: usize,
+    /// Slots that share an input row.
+    pub(crate) share: usize,
+}
+
+impl PackedKernels {
+    fn load(kernels: &mut Kernels, format: &Format) -> Result<PackedKernels, CudaError> {
+        let name = format.name;
+        let mut matvec = |n: usize| kernels.get("matvec", &format!("matvec_{name}_{n}"));
+        let matvec = [matvec(1)?, matvec(2)?, matvec(4)?];
+        let gated = kernels.get("matvec", &format!("gated_{name}"))?;
+        let mut matmul = |n: usize| kernels.get("matmul_few", &format!("matmul_{name}_{n}"));
+        Ok(PackedKernels { matvec, gated, matmul: [matmul(8)?, matmul(16)?, matmul(32)?] })
+    }
+}
+
+impl FloatKernels {
+    fn load(kernels: &mut Kernels, floats: Floats) -> Result<FloatKernels, CudaError> {
+        let name = match floats {
+            Floats::F32 => "f32",
+            Floats::F16 => "f16",
+            Floats::Bf16 => "bf16",
+        };
+        let matvec = [1, 4].map(|n| format!("matvec_{name}_{n}"));
+        let matvec = [kernels.get("floats", &matvec[0])?, kernels.get("floats", &matvec[1])?];
+        Ok(FloatKernels { matvec, matmul: kernels.get("floats", &format!("matmul_{name}"))? })
+    }
+}
+
+fn failed(weight: &Weight, error: CudaError) -> BackendError {
+    match error {
+        CudaError::OutOfMemory { what, bytes, .. } => BackendError::OutOfMemory { what, bytes },
+        other => BackendError::Shape { tensor: weight.name().to_string(), problem: other.to_string() },
+    }
+}
+
+impl Linear {
+    /// Packs a layer and sends it to the device.
+    pub(crate) fn load(context: &mut Context, spec: &LinearSpec) -> Result<Linear, BackendError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let mut parts = Vec::with_capacity(spec.parts.len());
+        let mut column = 0;
+        for weight in &spec.parts {
+            parts.push(Part::load(context, weight, column)?);
+            column += weight.rows();
+        }
+        let bias = match spec.bias.is_empty() {
+            true => None,
+            false => Some(context.upload_new("a bias", bytemuck::cast_slice(&spec.bias)).map_err(out_of_memory)?),
+        };
+        let (in_features, out_features) = (spec.in_features(), spec.out_features());
+        Ok(Linear { id: NEXT.fetch_add(1, Ordering::Relaxed), in_features, out_features, parts, bias })
+    }
+
+    pub(crate) fn placement(&self) -> Vec<Placement> {
+        let place = |p: &Part| Placement {
+            name: p.name.clone(),
+            dtype: p.dtype,
+            kernel: p.kernel_name(),
+            bytes: p.weights.bytes(),
+        };
+        self.parts.iter().map(place).collect()
+    }
+
+    /// `out[r] = W x[r] + bias`.
+    pub(crate) fn forward(&self, context: &mut Context, x: &Tensor, out: &Tensor) {
+        assert_eq!((x.cols(), out.cols(), out.rows()), (self.in_features, self.out_features, x.rows()));
+        let inputs = Inputs::of(context, x, self.parts.iter());
+        for part in &self.parts {
+            let bias = self.bias.as_ref().map_or(0, |b| b.pointer() + 4 * part.column as u64);
+            part.forward(context, &inputs, x.rows(), bias, out);
+        }
+    }
+
+    /// `out = gate(h[..ffn]) * h[ffn..]` of one row in one launch, where there is a kernel for it.
+    pub(crate) fn forward_gated(&self, context: &mut Context, x: &Tensor, gate: Gate, out: &Tensor) -> bool {
+        let [a, b] = self.parts.as_slice() else { return false };
+        let (Kind::Packed(_, kernels), true) = (a.kind, a.kind == b.kind) else { return false };
+        let ffn = out.cols();
+        if x.rows() != 1 || a.rows != ffn || b.rows != ffn {
+            return false;
+        }
+        assert_eq!(x.cols(), self.in_features);
+        let rounded = context.round(x);
+        let shape = Shape::new(ffn.div_ceil(TILE_ROWS), 1, 1, 128);
+        let n_sb = self.in_features.div_ceil(SUPERBLOCK);
+        let (codes, units, sums) = (&rounded.codes, &rounded.units, &rounded.sums);
+        let args = args![
+            &a.weights,
+            &b.weights,
+            codes,
+            units,
+            sums,
+            self.bias.as_ref(),
+            out.buffer(),
+            ffn,
+            n_sb,
+            gate_kind(gate)
+        ];
+        context.queue.launch(kernels.gated, shape, args);
+        true
+    }
+}
+
+/// The number that kernels know a gate by.
+pub(crate) fn gate_kind(gate: Gate) -> i32 {
+    match gate {
+        Gate::Silu => 0,
+        Gate::GeluTanh => 1,
+    }
+}
+
+/// The rows of activations in the forms that some parts want.
+pub(crate) struct Inputs<'a> {
+    rounded: Option<Rounded>,
+    padded: Option<Buffer>,
+    x: &'a Tensor,
+}
+
+impl<'a> Inputs<'a> {
+    pub(crate) fn of<'p>(
+        context: &mut Context,
+        x: &'a Tensor,
+        mut parts: impl Iterator<Item = &'p Part> + Clone,
+    ) -> Inputs<'a> {
+        let is_packed = |p: &Part| matches!(p.kind, Kind::Packed(..));
+        let rounded = parts.clone().any(is_packed).then(|| context.round(x));
+        let floats = parts.any(|p| !is_packed(p)) && !x.cols().is_multiple_of(CHUNK);
+        Inputs { rounded, padded: floats.then(|| context.pad(x, CHUNK)), x }
+    }
+
+    fn rounded(&self) -> &Rounded {
+        self.rounded.as_ref().expect("a packed part was announced")
+    }
+
+    fn floats(&self) -> &Buffer {
+        self.padded.as_ref().unwrap_or(self.x.buffer())
+    }
+}
+
+impl Part {
+    fn load(context: &mut Context, weight: &Weight, column: usize) -> Result<Part, BackendError> {
+        let (packed, is_loaded) = match weight.dtype().blocks().and_then(Format::of) {
+            Some(format) => (
+                pack::tiles(format, weight),
+                PackedKernels::load(&mut context.kernels, format).map(|k| Kind::Packed(format, k)),
+            ),
+            None => {
+                let (bytes, floats) = pack::floats(weight, CHUNK);
+                (bytes, FloatKernels::load(&mut context.kernels, floats).map(|k| Kind::Floats(floats, k)))
+            }
+        };
+        let kind = is_loaded.map_err(|e| failed(weight, e))?;
+        let weights = context.upload_new(weight.name(), &packed).map_err(|e| failed(weight, e))?;
+        Ok(Part { name: weight.name().to_string(), dtype: weight.dtype(), rows: weight.rows(), column, kind, weights })
+    }
+
+    fn kernel_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Packed(..) => "cuda int8 (dp4a, mma)",
+            Kind::Floats(..) if self.dtype.is_float() => "cuda f32",
+            Kind::Floats(Floats::F32, _) => "cuda f32, decoded to f32",
+            Kind::Floats(..) => "cuda f32, decoded to f16",
+        }
+    }
+
+    fn forward(&self, context: &mut Context, inputs: &Inputs<'_>, rows: usize, bias: u64, out: &Tensor) {
+        let (n, width, column) = (self.rows, out.cols(), self.column);
+        match self.kind {
+            Kind::Packed(_, kernels) => {
+                let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
+                let Rounded { codes, units, sums } = inputs.rounded();
+                if rows <= 4 {
+                    let (function, group) = match rows {
+                        1 => (kernels.matvec[0], 1),
+                        2 => (kernels.matvec[1], 2),
+                        _ => (kernels.matvec[2], 4),
+                    };
+                    let shape = Shape::new(n.div_ceil(TILE_ROWS), rows.div_ceil(group), 1, 128);
+                    let args = args![
+                        &self.weights,
+                        0u64,
+                        0u64,
+                        0u64,
+                        1,
+                        codes,
+                        units,
+                        sums,
+                        bias,
+                        out.buffer(),
+                        n,
+                        n_sb,
+                        rows,
+                        width,
+                        column
+                    ];
+                    return context.queue.launch(function, shape, args);
+                }
+                let (function, group) = match rows {
+                    5..=8 => (kernels.matmul[0], 8),
+                    9..=16 => (kernels.matmul[1], 16),
+                    _ => (kernels.matmul[2], 32),
+                };
+                let shape = Shape::new(n.div_ceil(2 * TILE_ROWS), rows.div_ceil(group), 1, 128);
+                let args = args![&self.weights, codes, units, sums, bias, out.buffer(), n, n_sb, rows, width, column];
+                context.queue.launch(function, shape, args);
+            }
+            Kind::Floats(_, kernels) => {
+                let (x, stride) = (inputs.floats(), inputs.x.cols().next_multiple_of(CHUNK));
+                if rows <= 16 {
+                    let (function, group) = if rows == 1 { (kernels.matvec[0], 1) } else { (kernels.matvec[1], 4) };
+                    let shape = Shape::new(n.div_ceil(TILE_ROWS), rows.div_ceil(group), 1, 128);
+                    let args = args![
+                        &self.weights,
+                        0u64,
+                        0u64,
+                        0u64,
+                        1,
+                        x,
+                        bias,
+                        out.buffer(),
+                        n,
+                        stride,
+                        rows,
+                        width,
+                        column
+                    ];
+                    return context.queue.launch(function, shape, args);
+                }
+                let shape = Shape::new(n.div_ceil(64), rows.div_ceil(64), 1, 256);
+                let args = args![&self.weights, x, bias, out.buffer(), n, stride, rows, width, column];
+                context.queue.launch(kernels.matmul, shape, args);
+            }
+        }
+    }
+
+    /// This part's place in experts: `out[slot] = W[pick] x[slot / share]`, for those experts that lie like this one.
+    pub(crate) fn forward_picks(&self, context: &mut Context, inputs: &Inputs<'_>, picks: &Picks<'_>, out: &Tensor) {
+        let (n, width, column, slots) = (self.rows, out.cols(), self.column, picks.slots);
+        let shape = Shape::new(n.div_ceil(TILE_ROWS), slots, 1, 128);
+        let (weights, biases, chosen, share) = (picks.weights, picks.biases, picks.picks, picks.share);
+        match self.kind {
+            Kind::Packed(_, kernels) => {
+                let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
+                let Rounded { codes, units, sums } = inputs.rounded();
+                let args = args![
+                    0u64,
+                    weights,
+                    biases,
+                    chosen,
+                    share,
+                    codes,
+                    units,
+                    sums,
+                    0u64,
+                    out.buffer(),
+                    n,
+                    n_sb,
+                    slots,
+                    width,
+                    column
+                ];
+                context.queue.launch(kernels.matvec[0], shape, args);
+            }
+            Kind::Floats(_, kernels) => {
+                let (x, stride) = (inputs.floats(), inputs.x.cols().next_multiple_of(CHUNK));
+                let args =
+                    args![0u64, weights, biases, chosen, share, x, 0u64, out.buffer(), n, stride, slots, width, column];
+                context.queue.launch(kernels.matvec[0], shape, args);
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Rows as int8.
+    fn round(&mut self, x: &Tensor) -> Rounded {
+        let (rows, cols) = (x.rows(), x.cols());
+        let n_sb = cols.div_ceil(SUPERBLOCK);
+        let codes = self.scratch("rounded activations", rows * n_sb * SUPERBLOCK);
+        let units = self.scratch("units of activations", rows * n_sb * 4);
+        let sums = self.scratch("sums of activations", rows * n_sb * 32);
+        let shape = Shape::new(n_sb.div_ceil(4), rows, 1, 128);
+        self.queue.launch(self.ops.quantize_rows, shape, args![x.buffer(), &codes, &units, &sums, cols, n_sb]);
+        Rounded { codes, units, sums }
+    }
+
+    /// Rows with zeros up to a multiple of `chunk` columns.
+    fn pad(&mut self, x: &Tensor, chunk: usize) -> Buffer {
+        let (rows, cols, stride) = (x.rows(), x.cols(), x.cols().next_multiple_of(chunk));
+        let padded = self.scratch("padded activations", rows * stride * 4);
+        let shape = Shape::new(stride.div_ceil(128), rows, 1, 128);
+        self.queue.launch(self.ops.pad_rows, shape, args![x.buffer(), &padded, cols, stride]);
+        padded
+    }
+}

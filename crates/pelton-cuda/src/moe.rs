@@ -1,0 +1,139 @@
+//! Mixture of experts: all on the device, no answer read in between.
+//!
+//! A row's experts are its `top_k` largest router logits, the lower index first among equals; their answers are added best
+//! first. Each pick is one row of `matvec`: the experts' addresses are a table on the device. Where experts lie in several
+//! layouts (a file may quantize them differently), each layout is a launch that passes over the others.
+
+use std::collections::HashMap;
+
+use pelton_backend::{Expert, Gate, Moe};
+
+use crate::context::Context;
+use crate::linear::{Inputs, Linear, Picks, gate_kind};
+use crate::pool::Buffer;
+use crate::queue::{Shape, args};
+use crate::tensor::Tensor;
+
+/// Addresses of one part of all experts: for each layout that occurs, the first expert that has it, weights and biases.
+#[derive(Debug)]
+struct PartTable {
+    kinds: Vec<(usize, Buffer, Buffer)>,
+}
+
+/// Addresses of a block's experts.
+#[derive(Debug)]
+struct Tables {
+    gate_up: Vec<PartTable>,
+    down: Vec<PartTable>,
+}
+
+/// What blocks have in common, by their router.
+#[derive(Debug, Default)]
+pub(crate) struct MoeTables {
+    by_router: HashMap<u64, Tables>,
+}
+
+/// Most picks of a launch: the size of a grid.
+const MAX_SLOTS: usize = 65_535;
+
+fn part_tables<'a>(context: &mut Context, layers: impl Iterator<Item = &'a Linear> + Clone) -> Vec<PartTable> {
+    let n_parts = layers.clone().next().map_or(0, |l| l.parts.len());
+    assert!(layers.clone().all(|l| l.parts.len() == n_parts), "experts of the same parts");
+    let mut tables = Vec::new();
+    for p in 0..n_parts {
+        let parts: Vec<_> = layers.clone().map(|l| (&l.parts[p], l.bias.as_ref())).collect();
+        assert!(parts.iter().all(|(part, _)| part.rows == parts[0].0.rows), "experts of the same width");
+        let mut kinds = Vec::new();
+        for (e, (part, _)) in parts.iter().enumerate() {
+            if parts[..e].iter().any(|(other, _)| other.kind == part.kind) {
+                continue;
+            }
+            let address = |(other, _): &(&crate::linear::Part, _)| {
+                if other.kind == part.kind { other.weights.pointer() } else { 0 }
+            };
+            let weights: Vec<u64> = parts.iter().map(address).collect();
+            let bias = |(part, bias): &(&crate::linear::Part, Option<&Buffer>)| {
+                bias.map_or(0, |b| b.pointer() + 4 * part.column as u64)
+            };
+            let biases: Vec<u64> = parts.iter().map(bias).collect();
+            let mut upload = |values: &[u64]| {
+                let table = context.upload_new("experts' addresses", bytemuck::cast_slice(values));
+                table.unwrap_or_else(|e| panic!("{e}"))
+            };
+            kinds.push((e, upload(&weights), upload(&biases)));
+        }
+        tables.push(PartTable { kinds });
+    }
+    tables
+}
+
+impl MoeTables {
+    /// `out[r] = sum of weight * expert(x[r])` over the experts of each row.
+    pub(crate) fn forward(&mut self, context: &mut Context, x: &Tensor, moe: &Moe<Linear>, out: &Tensor) {
+        assert_eq!((x.rows(), x.cols()), (out.rows(), moe.router.in_features));
+        let tables = self.by_router.entry(moe.router.id).or_insert_with(|| Tables {
+            gate_up: part_tables(context, moe.experts.iter().map(|e| &e.gate_up)),
+            down: part_tables(context, moe.experts.iter().map(|e| &e.down)),
+        });
+        let (rows, n, top_k) = (x.rows(), moe.experts.len(), moe.top_k.min(moe.experts.len()));
+        assert!(rows * top_k <= MAX_SLOTS, "{rows} rows of {top_k} experts in one step");
+        let logits = scratch(context, rows, n);
+        moe.router.forward(context, x, &logits);
+        let picks = context.scratch("experts' picks", rows * top_k * 4);
+        let weights = context.scratch("experts' weights", rows * top_k * 4);
+        let args = args![logits.buffer(), &picks, &weights, n, top_k, usize::from(moe.norm_topk)];
+        context.queue.launch(context.ops.moe_route, Shape::new(rows, 1, 1, 32), args);
+        let slots = Slots { picks: &picks, n: rows * top_k };
+        let hidden = scratch(context, slots.n, 2 * moe.ffn);
+        slots.forward(context, x, &tables.gate_up, (&moe.experts, |e| &e.gate_up), top_k, &hidden);
+        let gated = scratch(context, slots.n, moe.ffn);
+        gate_rows(context, &hidden, moe.gate, &gated);
+        let answers = scratch(context, slots.n, out.cols());
+        slots.forward(context, &gated, &tables.down, (&moe.experts, |e| &e.down), 1, &answers);
+        let shape = Shape::new(out.cols().div_ceil(128), rows, 1, 128);
+        let args = args![answers.buffer(), &weights, out.buffer(), out.cols(), top_k];
+        context.queue.launch(context.ops.moe_combine, shape, args);
+    }
+}
+
+/// One of an expert's two layers.
+type LayerOf = fn(&Expert<Linear>) -> &Linear;
+
+/// The picks of a step's rows.
+struct Slots<'a> {
+    picks: &'a Buffer,
+    n: usize,
+}
+
+impl Slots<'_> {
+    fn forward(
+        &self,
+        context: &mut Context,
+        x: &Tensor,
+        tables: &[PartTable],
+        (experts, layer): (&[Expert<Linear>], LayerOf),
+        share: usize,
+        out: &Tensor,
+    ) {
+        let chosen = tables.iter().enumerate().flat_map(|(p, table)| table.kinds.iter().map(move |kind| (p, kind)));
+        let chosen: Vec<_> = chosen.map(|(p, kind)| (&layer(&experts[kind.0]).parts[p], kind)).collect();
+        let inputs = Inputs::of(context, x, chosen.iter().map(|(part, _)| *part));
+        for (part, (_, weights, biases)) in chosen {
+            let picks = Picks { weights, biases, picks: self.picks, slots: self.n, share };
+            part.forward_picks(context, &inputs, &picks, out);
+        }
+    }
+}
+
+fn scratch(context: &mut Context, rows: usize, cols: usize) -> Tensor {
+    let buffer = context.scratch("experts' activations", rows * cols * 4);
+    Tensor::new(rows, cols, buffer)
+}
+
+/// `out = gate(x[.., ..ffn]) * x[.., ffn..]`.
+pub(crate) fn gate_rows(context: &mut Context, x: &Tensor, gate: Gate, out: &Tensor) {
+    let ffn = out.cols();
+    assert_eq!((x.rows(), x.cols()), (out.rows(), 2 * ffn));
+    let shape = Shape::new(ffn.div_ceil(128), x.rows(), 1, 128);
+    context.queue.launch(context.ops.gate, shape, args![x.buffer(), out.buffer(), ffn, gate_kind(gate)]);
+}

@@ -1,0 +1,5 @@
+//! The backend on the simulator.
+
+mod conformance;
+mod graphs;
+mod mutants;
