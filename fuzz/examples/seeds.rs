@@ -1,4 +1,5 @@
-//! Writes the fuzzers' first inputs: tiny models of every architecture, and the regressions kept as tests.
+//! Writes the fuzzers' first inputs: tiny models of every architecture, the requests and answers in `seeds/`, and the
+//! regressions kept as tests.
 //!
 //! Run from the `fuzz` folder: `cargo run --example seeds`.
 
@@ -13,7 +14,7 @@ mod tiny;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["gguf", "safetensors", "hf_config"] {
+    for target in ["gguf", "safetensors", "hf_config", "requests", "answers"] {
         std::fs::create_dir_all(corpus.join(target))?;
     }
     for (i, arch) in tiny::ARCHS.into_iter().enumerate() {
@@ -41,6 +42,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::copy(tests.join("golden/python.gguf"), corpus.join("gguf/python"))?;
     for target in ["gguf", "safetensors", "hf_config"] {
         for entry in std::fs::read_dir(tests.join("regressions").join(target))? {
+            let entry = entry?;
+            std::fs::copy(entry.path(), corpus.join(target).join(entry.file_name()))?;
+        }
+    }
+    for target in ["requests", "answers"] {
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target))? {
             let entry = entry?;
             std::fs::copy(entry.path(), corpus.join(target).join(entry.file_name()))?;
         }
