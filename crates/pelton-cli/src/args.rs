@@ -116,7 +116,7 @@ pub(crate) struct DraftArgs {
     /// Proposes tokens that the model then checks together, wherever that measures faster; answers stay the same. A
     /// smaller MODEL with the same vocabulary, `auto` (one that is found, and ngram), `ngram` (repeats of the text so
     /// far), or `none`
-    #[arg(long, default_value = "auto", value_name = "MODEL|auto|ngram|none")]
+    #[arg(long, default_value = "ngram", value_name = "MODEL|auto|ngram|none")]
     pub draft: String,
     /// Most tokens proposed at a time, 0 to 16
     #[arg(long, default_value = "16", value_name = "N", value_parser = numbers::drafts)]

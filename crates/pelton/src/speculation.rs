@@ -17,11 +17,12 @@ use crate::{DEFAULT_NAME, Error, Model, ModelRef, Options};
 pub enum Draft {
     /// Nobody.
     Off,
-    /// The text so far: what followed the last few tokens before is proposed again.
+    /// The text so far: what followed the last few tokens before is proposed again. The default, since it costs next to
+    /// nothing; a draft model is worth trying with longer answers than the embedded models give.
+    #[default]
     Ngram,
     /// A draft model where one is found (the embedded one for the embedded default; in [`Speculation::store`] the
     /// smallest of the same family and tokenizer), and the text so far.
-    #[default]
     Auto,
     /// This model, and the text so far. It must have the same vocabulary.
     Model(ModelRef),
@@ -43,7 +44,7 @@ pub struct Speculation {
 
 impl Default for Speculation {
     fn default() -> Speculation {
-        Speculation { draft: Draft::Auto, max_draft: MAX_DRAFT, forced: None, store: None }
+        Speculation { draft: Draft::Ngram, max_draft: MAX_DRAFT, forced: None, store: None }
     }
 }
 
