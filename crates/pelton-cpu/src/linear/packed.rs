@@ -30,7 +30,7 @@ use crate::pool::Pool;
 
 const MAGIC: [u8; 8] = *b"PELTONPK";
 /// Of this file's format; that of the panels is checked by content.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const HEAD: usize = 48;
 /// Where matrices begin: pages, so that none shares one with another.
 const PAGE: usize = 4096;

@@ -6,9 +6,10 @@
 //!
 //! Formats with minima count in fractions of `d`, the unit of their scales: `min = round(-2^SHIFT m dmin / d)`, which is
 //! off by at most half a unit: 2^-15 of the largest weight of a superblock that uses the largest scale, as encoders see to
-//! (2^-14 for Q2_K), more where all scales are small. Where that or the largest weight would not fit 16 bits, `d` is
-//! doubled, and the scales are halved, until they do ([`fit`]). That happens where a minimum is more than four times what a
-//! symmetric block has, so that the scales matter less.
+//! (2^-12 for Q2_K, whose scales have 4 bits), more where all scales are small. Where that or the largest weight would not
+//! fit 16 bits, `d` is doubled, and the scales are halved, until they do ([`fit`]). That happens where a minimum is more
+//! than four times what a symmetric block has, so that the scales matter less. Finer minima would make it happen more often:
+//! Q2_K's can least afford to lose a bit of its scales.
 
 use half::f16;
 use pelton_quant::{iq4_xs, q2_k, q3_k, q4_k, q5_k, q6_k};
@@ -206,7 +207,7 @@ impl Format for Q2K {
     const SCALES: usize = 16;
     const MINS: usize = 16;
     const MIN_BYTES: usize = HALVES + 8 * 16;
-    const SHIFT: u32 = 8;
+    const SHIFT: u32 = 6;
 
     #[inline(always)]
     fn put(file: &[u8], row: usize, codes: &mut [UnitCodes], panel: &mut [u8]) {
