@@ -106,9 +106,12 @@ fn bench_rows(dtype: DType, isa: Isa, (k, n): (usize, usize), rows: &[usize], po
         return;
     }
     let spec = LinearSpec::new("bench", vec![weight(dtype, k, n)], Vec::new()).expect("one part");
-    let linear = [PackedLinear::pack(&spec, isa, pool).expect("memory")];
+    let mut linear = vec![PackedLinear::pack(&spec, isa, pool).expect("memory")];
+    while linear.len() * linear[0].bytes() < STREAM {
+        linear.push(PackedLinear::pack(&spec, isa, pool).expect("memory"));
+    }
     for &rows in rows {
-        let rounds = (2_000_000_000_000 / (2 * rows * k * n)).clamp(3, 1000);
+        let rounds = (2_000_000_000_000 / (2 * rows * k * n) / linear.len()).clamp(3, 1000);
         let seconds = seconds(&linear, rows, rounds, pool);
         let gflops = (2 * rows * k * n) as f64 / seconds / 1e9;
         println!("| {k}x{n} | {dtype} | {isa} | {rows} rows | {gflops:.0} GFLOP/s | {:.1} us |", seconds * 1e6);

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::blocks::{Format, UNITS, fine_weights};
+use super::super::blocks::{Format, fine_weights};
 use super::super::codes::Codes;
 use super::super::lanes::Lanes;
 use super::super::lanes_x86::Zmm;
@@ -27,10 +27,6 @@ pub(super) unsafe fn expand<F: Format>(block: *const u8, units: usize, out: *mut
         let minima = F::minima::<Zmm>(block);
         for u in 0..units {
             let codes = block.add(F::HEAD + u * F::UNIT);
-            // What the next superblock expands.
-            for line in 0..const { F::BYTES.div_ceil(64 * UNITS) } {
-                Zmm::prefetch(codes.wrapping_add(F::BYTES + 64 * line));
-            }
             let tile = out.cast::<i8>().add(2 * WHOLE_TILE * (u / 2) + WHOLE_TILE / 2 * (u % 2));
             for part in 0..F::PARTS {
                 let scale = F::scale::<Zmm>(codes.add(F::Codes::BYTES), part);

@@ -16,7 +16,8 @@
 //!
 //! A core works on tiles and on vectors at once as far as its instruction window reaches, which is some 30 products. So
 //! the sums of a tile of rows are scaled between the products of the next one. A tile of activations, which comes from
-//! the second-level cache, serves four products.
+//! the second-level cache, serves four products. The lines of the next superblock are asked for between products, too, a few
+//! at a time: a core waits for sixteen at once, and all of them while a superblock is expanded would stall it.
 //!
 //! Where a layer's outputs are gates and what they are multiplied by, the two panels of a visit are one of each, and only
 //! the products are stored.
@@ -35,6 +36,7 @@ use std::mem::MaybeUninit;
 
 use super::activations::{BLOCK, UNIT};
 use super::blocks::{Format, Panels, UNITS, unit_of};
+use super::lanes::Lanes;
 use super::lanes_x86::Zmm;
 use crate::amx::{FULL_TILES, STEPS, Tiles, WHOLE_TILE, product_step, store_products};
 use crate::gate::activate;
@@ -123,6 +125,9 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
     assert!(task_tiles.start % row_block == 0 && task_tiles.end <= x.tiles());
     for first in task_tiles.clone().step_by(row_block) {
         let n = row_block.min(task_tiles.end - first);
+        // Of the next superblock's lines so many are asked for at each step.
+        let lines = F::BYTES.div_ceil(64);
+        let each = lines.div_ceil(STEPS * n);
         for from in (0..blocks).step_by(chunk) {
             let to = blocks.min(from + chunk);
             for panel in (0..task.n_panels).step_by(panels_each) {
@@ -157,13 +162,21 @@ pub(super) unsafe fn run<F: Format, const GATED: bool>(task: &Panels<'_>, amx: A
                             expand::<F>(weights, units, planes.add(p));
                             d[p] = unit_of::<F, Zmm>(weights);
                         }
+                        // The first superblocks of the next panels follow the last ones of these.
+                        let next = if block + 1 < to {
+                            (block + 1) * F::BYTES
+                        } else {
+                            panels_each * task.panel_bytes + from * F::BYTES
+                        };
+                        let mut ahead =
+                            Ahead { at: [weights[0].wrapping_add(next), weights[two].wrapping_add(next)], lines, each };
                         let b = [planes.cast_const().cast(), planes.add(two).cast_const().cast()];
                         let (codes, scales) = x.block(first, block);
                         for (t, scales) in scales[..n].iter().enumerate() {
                             let sums = [0, 1].map(|p| (*sums.add(slot + p)).as_mut_ptr().add(t));
                             let products = products.as_mut_ptr().cast::<Products>().add((block * n + t) % 2);
                             let visit = Visit { products, d, scales, sums, first: block == 0 };
-                            multiply(&tiles, codes.add(t * BLOCK_TILE), b, products, pending.as_ref());
+                            multiply(&tiles, codes.add(t * BLOCK_TILE), b, products, &mut ahead, pending.as_ref());
                             pending = Some(visit);
                         }
                     }
@@ -213,17 +226,52 @@ struct Visit<'a> {
     first: bool,
 }
 
-/// Takes the products of a tile of rows and a superblock, and meanwhile scales those of the visit before.
+/// The next superblocks of weights, which are asked for while others are multiplied.
+struct Ahead {
+    at: [*const u8; 2],
+    /// Lines left to ask for, of each.
+    lines: usize,
+    /// Lines of each at a step.
+    each: usize,
+}
+
+impl Ahead {
+    /// Asks for some lines.
+    #[inline(always)]
+    fn step(&mut self) {
+        if self.lines > 0 {
+            for _ in 0..self.each {
+                for at in &mut self.at {
+                    // SAFETY: a hint, whatever is there.
+                    unsafe { Zmm::prefetch(*at) }
+                    *at = at.wrapping_add(64);
+                }
+            }
+            self.lines = self.lines.saturating_sub(self.each);
+        }
+    }
+}
+
+/// Takes the products of a tile of rows and a superblock, and meanwhile scales those of the visit before and asks for what
+/// comes next.
 ///
 /// # Safety
 /// AVX-512; `a` is a tile of rows, `b` are [`Planes`], `out` is not what `before` reads.
 #[inline(always)]
-unsafe fn multiply(tiles: &Tiles, a: *const i8, b: [*const i8; 2], out: *mut Products, before: Option<&Visit<'_>>) {
+unsafe fn multiply(
+    tiles: &Tiles,
+    a: *const i8,
+    b: [*const i8; 2],
+    out: *mut Products,
+    ahead: &mut Ahead,
+    before: Option<&Visit<'_>>,
+) {
     // SAFETY: the caller's.
     unsafe {
         for step in 0..STEPS {
             let b = [b[0].add(2 * WHOLE_TILE * step), b[1].add(2 * WHOLE_TILE * step)];
             product_step(tiles, a.add(WHOLE_TILE * step), b, step == 0);
+            ahead.step();
             if let Some(visit) = before {
                 scale(visit, step);
             }
