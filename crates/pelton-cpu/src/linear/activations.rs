@@ -203,18 +203,19 @@ unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
     // SAFETY: the caller's.
-    block.scale = unsafe { codes_avx512(x, &mut block.codes) };
+    block.scale = unsafe { codes_avx512(x, &mut block.codes, 64) };
     sum_codes(block);
 }
 
-/// The codes and the scale of at most 256 values.
+/// The codes and the scale of at most 256 values: 64 codes each at the beginning of `codes`, and `stride` and twice and three
+/// times that later.
 ///
 /// # Safety
 /// The machine must have AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8; BLOCK]) -> f32 {
+pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8], stride: usize) -> f32 {
     use std::arch::x86_64::*;
     let mut whole = [0.0; BLOCK];
     let x = match <&[f32; BLOCK]>::try_from(x) {
@@ -234,16 +235,18 @@ pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8; BLOCK]) -> f32 {
     let amax = f32::from_bits(_mm512_reduce_max_epu32(tops));
     let scale = amax / 127.0;
     if !amax.is_finite() || scale < f32::MIN_POSITIVE {
-        *codes = [0; BLOCK];
+        codes.chunks_mut(stride).for_each(|line| line[..64].fill(0));
         return if amax.is_finite() { 0.0 } else { f32::NAN };
     }
     let inverse = _mm512_set1_ps(127.0 / amax);
-    for (x, codes) in x.iter().zip(codes.as_chunks_mut::<16>().0) {
-        // SAFETY: 16 floats, and 16 codes.
-        unsafe {
-            // Rounds to nearest, ties to even: the mode that Rust code runs in.
-            let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
-            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded));
+    for (x, codes) in x.as_chunks::<4>().0.iter().zip(codes.chunks_mut(stride)) {
+        for (x, codes) in x.iter().zip(codes[..64].as_chunks_mut::<16>().0) {
+            // SAFETY: 16 floats, and 16 codes.
+            unsafe {
+                // Rounds to nearest, ties to even: the mode that Rust code runs in.
+                let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.as_ptr()), inverse));
+                _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(rounded));
+            }
         }
     }
     scale

@@ -59,7 +59,7 @@ impl TiledRows {
                     // SAFETY: each tile belongs to one task; tiles are used where AVX-512 is.
                     unsafe {
                         let codes = bytes(codes.part(at * lines..(at + 1) * lines));
-                        scales.part(at..at + 1)[0][r] = quantize_row(x, r, codes);
+                        scales.part(at..at + 1)[0][r] = codes_avx512(x, &mut codes[r * DEPTH..], ROWS * DEPTH);
                     }
                 }
             }
@@ -89,19 +89,4 @@ fn bytes(lines: &mut [Line]) -> &mut [i8] {
 fn place(tiles: usize, row_block: usize, blocks: usize, tile: usize, block: usize) -> usize {
     let first = tile / row_block * row_block;
     first * blocks + block * row_block.min(tiles - first) + tile - first
-}
-
-/// Quantizes a block of row `r` of a tile; returns its scale.
-///
-/// # Safety
-/// The machine must have AVX-512 F.
-#[target_feature(enable = "avx512f")]
-unsafe fn quantize_row(x: &[f32], r: usize, tile: &mut [i8]) -> f32 {
-    let mut codes = [0; BLOCK];
-    // SAFETY: the caller's.
-    let scale = unsafe { codes_avx512(x, &mut codes) };
-    for (step, codes) in codes.as_chunks::<DEPTH>().0.iter().enumerate() {
-        tile[(step * ROWS + r) * DEPTH..][..DEPTH].copy_from_slice(codes);
-    }
-    scale
 }
