@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pelton_backend::{Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, SharedBytes, Weight};
 use pelton_formats::{Activation, FormatError, ModelConfig, Tensor, Tensors};
+use pelton_quant::DType;
 
 use crate::decoder::{Decoder, Ffn, Layer};
 use crate::rope::resolve_rope;
@@ -107,6 +108,17 @@ pub fn load_checked<'a, B: Backend>(
     })
 }
 
+/// A matrix of 16-bit floats in 32 bits; others as they are.
+fn in_f32(weight: Weight) -> Result<Weight, LoadError> {
+    if !matches!(weight.dtype().blocks(), Some(DType::BF16 | DType::F16)) {
+        return Ok(weight);
+    }
+    let mut values = vec![0.0; weight.rows() * weight.cols()];
+    let rows = values.chunks_exact_mut(weight.cols());
+    rows.enumerate().for_each(|(row, out)| weight.decode_row(row, out));
+    Ok(Weight::from_f32(weight.name(), weight.rows(), weight.cols(), &values)?)
+}
+
 fn gate_of(activation: Activation) -> Gate {
     match activation {
         Activation::Silu => Gate::Silu,
@@ -151,7 +163,10 @@ impl<B: Backend> Loader<'_, B> {
         let c = self.config;
         let moe = c.moe.as_ref().expect("the caller saw it");
         let router = format!("blk.{i}.ffn_gate_inp");
-        let router = self.linear(&router, &[&router], &[moe.n_experts], c.hidden)?;
+        let (weights, bias) = self.parts(&[&router], &[moe.n_experts], c.hidden)?;
+        // Experts are chosen by small differences, and routers are small: the same sums, whichever float a file has.
+        let weights = weights.into_iter().map(in_f32).collect::<Result<_, _>>()?;
+        let router = self.pack(&router, weights, bias)?;
         let mut experts = Vec::with_capacity(moe.n_experts);
         for e in 0..moe.n_experts {
             let [gate, up, down] = ["gate", "up", "down"].map(|p| format!("blk.{i}.ffn_{p}.{e}"));
@@ -167,6 +182,12 @@ impl<B: Backend> Loader<'_, B> {
 
     /// A linear layer of the tensors `<part>.weight` `(rows[i], cols)`, stacked, with `<part>.bias` where any is.
     fn linear(&mut self, name: &str, parts: &[&str], rows: &[usize], cols: usize) -> Result<B::Linear, LoadError> {
+        let (weights, bias) = self.parts(parts, rows, cols)?;
+        self.pack(name, weights, bias)
+    }
+
+    /// Weights and bias of a linear layer's parts.
+    fn parts(&self, parts: &[&str], rows: &[usize], cols: usize) -> Result<(Vec<Weight>, Vec<f32>), LoadError> {
         let mut weights = Vec::with_capacity(parts.len());
         let mut bias = Vec::new();
         let biased = parts.iter().any(|p| self.tensors.get(&format!("{p}.bias")).is_some());
@@ -179,7 +200,7 @@ impl<B: Backend> Loader<'_, B> {
                 None => {}
             }
         }
-        self.pack(name, weights, bias)
+        Ok((weights, bias))
     }
 
     fn pack(&mut self, name: &str, weights: Vec<Weight>, bias: Vec<f32>) -> Result<B::Linear, LoadError> {
