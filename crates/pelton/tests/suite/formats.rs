@@ -4,7 +4,7 @@
 use pelton::{BackendChoice, KvType, Logits, Model, Options, Special};
 use pelton_quant::DType;
 
-use crate::support::{Expected, embedded, fixture, load, max_error, open, options};
+use crate::support::{Expected, embedded, fixture, load, max_error, open, options, relative_error};
 
 /// Writes the model as GGUF with all matrices of one type, and opens that; says how many matrices fell back to F16.
 fn converted(model: &Model, dtype: DType) -> (Model, usize) {
@@ -43,21 +43,8 @@ fn bf16_in_a_gguf_gives_the_same_bits() {
             assert!(error < 1e-3, "{name}: {error}");
             continue;
         }
-        // GGUF holds a router in F32, the folder in BF16, which is summed in another order where there is AMX.
-        if name == "qwen3-moe" {
-            println!("{name}: {differ} logits differ, by up to {error:.1e}");
-            assert!(error < 5e-3, "{name}: {error}");
-            continue;
-        }
         assert_eq!(differ, 0, "{name}: {differ} logits differ, by up to {error:e}");
     }
-}
-
-/// Root mean square of the differences over that of the logits.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
-    let differences = square(&mut got.iter().zip(want).map(|(a, b)| a - b));
-    (differences / square(&mut want.iter().copied())).sqrt()
 }
 
 /// A storage type and how far it may be off.
@@ -126,10 +113,10 @@ fn quantized_ggufs_of_the_embedded_model_run_and_stay_close() {
     let ids = model.tokenizer.as_ref().unwrap().encode(text, Special::AsText);
     let reference = Options { backend: BackendChoice::Reference, ..options() };
     let before = Logits::compute(&model, &ids, &reference, false).unwrap().data;
-    // With activations in blocks of 256 the largest difference, one logit's, was 0.3 to 0.53, by the type of the keys and
+    // With activations in blocks of 256 the largest difference, one logit's, was 0.3 to 0.67, by the type of the keys and
     // the order of sums; all of them together are within 0.021.
     let types = [
-        Bounds { dtype: DType::Q4_K, lost: (5.0, 0.2), added: (0.8, 0.025) },
+        Bounds { dtype: DType::Q4_K, lost: (5.0, 0.2), added: (0.7, 0.025) },
         Bounds { dtype: DType::Q5_K, lost: (2.5, 0.1), added: (0.6, 0.025) },
         Bounds { dtype: DType::Q6_K, lost: (1.5, 0.06), added: (0.6, 0.025) },
         Bounds { dtype: DType::Q4_0, lost: (5.0, 0.25), added: (0.6, 0.025) },

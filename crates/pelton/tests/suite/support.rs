@@ -85,6 +85,13 @@ pub(crate) fn max_error(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(difference).fold(0.0, f32::max)
 }
 
+/// Root mean square of the differences over that of the logits.
+pub(crate) fn relative_error(got: &[f32], want: &[f32]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v) * f64::from(v)).sum::<f64>();
+    let differences = square(&mut got.iter().zip(want).map(|(a, b)| a - b));
+    (differences / square(&mut want.iter().copied())).sqrt()
+}
+
 /// `n` tokens, always the likeliest, whatever ends an answer.
 pub(crate) fn greedy(prompt: &[u32], n: usize) -> Request {
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
