@@ -2,7 +2,7 @@
 
 /// What the environment says.
 pub(crate) struct Environment {
-    /// `PELTON_ISA`: the most advanced kernels to use (`scalar`, `avx2`, `avx512`, `amx`).
+    /// `PELTON_ISA`: the most advanced kernels to use (`scalar`; `avx2`, `avx512`, `amx`; `neon`, `dotprod`, `i8mm`).
     pub isa: Option<String>,
     /// `PELTON_API_KEY`: the key that `pelton serve` asks for and `pelton bench serve` sends.
     pub api_key: Option<String>,

@@ -36,7 +36,7 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Threads for a step of more than [`DECODE_ROWS`] rows; as many as for decoding where not given.
     pub batch_threads: Option<usize>,
-    /// Instruction set to use at most (`scalar`, `avx2`, `avx512`); the best of the machine where not given.
+    /// Instruction set to use at most, by name ([`Isa::best_at_most`]); the best of the machine where not given.
     pub isa: Option<String>,
 }
 
@@ -285,6 +285,7 @@ impl Backend for Cpu {
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512-vnni",
             Isa::Amx(_) => "avx512-vnni + amx",
+            Isa::Neon(token) => token.name(),
         };
         format!("cpu {isa}, {}", self.describe_threads())
     }

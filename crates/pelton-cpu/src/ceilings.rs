@@ -6,6 +6,9 @@
 //!
 //! Invariant: a ceiling is the best of several passes, so what disturbs one pass does not lower it.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -92,7 +95,7 @@ fn units(isa: Isa) -> (Unit, Unit, Option<Unit>) {
         let f32_ymm = Unit { name: "vfmadd ymm", operations: chains * 16, run: x86::fma_ymm };
         let int8_zmm = Unit { name: "vpdpbusd zmm", operations: chains * 128, run: x86::vnni_zmm };
         match isa {
-            Isa::Scalar => {}
+            Isa::Scalar | Isa::Neon(_) => {}
             Isa::Avx2(token) if token.has_vnni() => {
                 let int8 = Unit { name: "vpdpbusd ymm", operations: chains * 64, run: x86::vnni_ymm };
                 return (int8, f32_ymm, None);
@@ -109,6 +112,11 @@ fn units(isa: Isa) -> (Unit, Unit, Option<Unit>) {
                 return (int8, f32_zmm, Some(bf16));
             }
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Isa::Neon(token) = isa {
+        let (int8, f32) = arm::units(token);
+        return (int8, f32, None);
     }
     let _ = isa;
     (int8_plain, f32_plain, None)

@@ -1,6 +1,6 @@
 //! What the machine's processor can do.
 //!
-//! Invariant: a token ([`Avx2`], [`Avx512`], [`Amx`]) exists only where its instructions were detected, so whoever holds one
+//! Invariant: a token ([`Avx2`], [`Avx512`], [`Amx`], [`Neon`]) exists only where its instructions were detected, so whoever holds one
 //! may call the functions compiled for it. Kernels are chosen by [`Isa`], which carries the token.
 
 use std::fmt;
@@ -101,6 +101,71 @@ mod amx {
     }
 }
 
+/// Proof of NEON, which all 64-bit Arm processors have, and of the products of bytes that a processor has beside it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Neon(ByteProducts);
+
+/// Products of bytes, weakest first; each processor with the later ones has those before.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum ByteProducts {
+    /// Multiplications that widen.
+    Widening,
+    /// FEAT_DotProd: `sdot`.
+    Dot,
+    /// FEAT_I8MM: `usdot`, `smmla` and `usmmla`.
+    Matrix,
+}
+
+impl Neon {
+    /// The token of the best that the machine has; `None` where it is no 64-bit Arm.
+    pub fn new() -> Option<Neon> {
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected;
+            let dot = is_aarch64_feature_detected!("dotprod");
+            let products = match dot && is_aarch64_feature_detected!("i8mm") {
+                true => ByteProducts::Matrix,
+                false if dot => ByteProducts::Dot,
+                false => ByteProducts::Widening,
+            };
+            Some(Neon(products))
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        None
+    }
+
+    /// Those that the machine has, weakest first.
+    fn available() -> Vec<Neon> {
+        let all = [ByteProducts::Widening, ByteProducts::Dot, ByteProducts::Matrix];
+        Neon::new().map_or(Vec::new(), |best| all.into_iter().filter(|p| *p <= best.0).map(Neon).collect())
+    }
+
+    /// Whether `sdot` is there and may be used.
+    pub fn has_dot(self) -> bool {
+        self.0 >= ByteProducts::Dot
+    }
+
+    /// Whether `usdot`, `smmla` and `usmmla` are there and may be used; `sdot` is too.
+    pub fn has_matrix(self) -> bool {
+        self.0 >= ByteProducts::Matrix
+    }
+
+    /// `neon`, `dotprod` or `i8mm`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            ByteProducts::Widening => "neon",
+            ByteProducts::Dot => "dotprod",
+            ByteProducts::Matrix => "i8mm",
+        }
+    }
+}
+
+impl fmt::Debug for Neon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Neon({})", self.name())
+    }
+}
+
 impl fmt::Debug for Amx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Amx")
@@ -119,7 +184,8 @@ impl fmt::Debug for Avx512 {
     }
 }
 
-/// An instruction set that kernels are written for, weakest first. Each runs all kernels of the ones before it.
+/// An instruction set that kernels are written for, those of an architecture weakest first. Each runs all kernels of the
+/// ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
     /// Plain Rust: every machine.
@@ -130,6 +196,8 @@ pub enum Isa {
     Avx512(Avx512),
     /// 512-bit vectors, and tiles for many rows.
     Amx(Amx),
+    /// 128-bit vectors of 64-bit Arm, with the products of bytes that the token tells.
+    Neon(Neon),
 }
 
 /// A forced instruction set that is unknown or absent.
@@ -151,16 +219,21 @@ impl Isa {
         if let Some(token) = Avx512::new() {
             return Isa::Avx512(token);
         }
+        if let Some(token) = Neon::new() {
+            return Isa::Neon(token);
+        }
         Avx2::new().map_or(Isa::Scalar, Isa::Avx2)
     }
 
     /// All that this machine has, weakest first.
     pub fn available() -> Vec<Isa> {
         let better = [Avx2::new().map(Isa::Avx2), Avx512::new().map(Isa::Avx512), Amx::new().map(Isa::Amx)];
-        std::iter::once(Isa::Scalar).chain(better.into_iter().flatten()).collect()
+        let neon = Neon::available().into_iter().map(Isa::Neon);
+        std::iter::once(Isa::Scalar).chain(better.into_iter().flatten()).chain(neon).collect()
     }
 
-    /// The instruction set called `name` (`scalar`, `avx2`, `avx512`, `amx`), so that nothing better is used.
+    /// The instruction set called `name` (`scalar`; `avx2`, `avx512`, `amx`; `neon`, `dotprod`, `i8mm`), so that nothing
+    /// better is used.
     ///
     /// # Errors
     /// [`IsaError`] where the name is unknown or the machine lacks it; names what would work.
@@ -179,6 +252,7 @@ impl Isa {
             Isa::Avx2(_) => "avx2",
             Isa::Avx512(_) => "avx512",
             Isa::Amx(_) => "amx",
+            Isa::Neon(token) => token.name(),
         }
     }
 }

@@ -15,6 +15,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod attention;
 mod backend;
 mod bandwidth;
@@ -32,6 +34,8 @@ mod norm;
 mod pool;
 mod rope;
 mod simd;
+#[cfg(target_arch = "aarch64")]
+mod simd_arm;
 #[cfg(target_arch = "x86_64")]
 mod simd_x86;
 mod tensor;
@@ -41,7 +45,7 @@ pub use bandwidth::measure_read_bandwidth;
 pub use ceilings::{Ceilings, measure_ceilings};
 pub use cores::Cores;
 pub use embed::Embedding;
-pub use isa::{Amx, Avx2, Avx512, Isa, IsaError};
+pub use isa::{Amx, Avx2, Avx512, Isa, IsaError, Neon};
 pub use kv::Kv;
 pub use linear::{LinearScratch, PackedError, PackedLinear, checksum, packed_source};
 pub use pool::Pool;

@@ -118,6 +118,8 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
         Isa::Avx512(token) => crate::simd_x86::run_avx512(token, kernel),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(token) => crate::simd_x86::run_avx2(token, kernel),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(token) => kernel.run(token),
         _ => kernel.run(Portable),
     }
 }

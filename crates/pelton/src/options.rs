@@ -63,7 +63,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Threads of steps that read prompts (more than 16 rows); `None` is as many as for decoding.
     pub batch_threads: Option<usize>,
-    /// Instruction set of the kernels (`scalar`, `avx2`, `avx512`); `None` is the best that the machine has.
+    /// Instruction set of the kernels, as [`pelton_cpu::Isa::best_at_most`] names them; `None` is the best that the machine
+    /// has.
     pub isa: Option<String>,
     /// Longest sequence in tokens; `None` is the model's, up to [`Options::DEFAULT_CONTEXT`] and what memory allows.
     pub context: Option<usize>,

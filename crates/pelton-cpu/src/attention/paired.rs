@@ -200,6 +200,7 @@ fn start<S: Simd, F: Paired>(s: S, work: &Work<'_, F>, tile: &Tile, scratch: &mu
     for m in 0..tile.n_queries() {
         let query = work.query(tile, m);
         let rounded = &mut scratch.queries.as_mut_slice()[m * stride..(m + 1) * stride];
+        #[cfg(target_arch = "x86_64")]
         let for_tiles = &mut scratch.tile_queries.as_mut_slice()[m * stride..(m + 1) * stride];
         for at in (0..stride).step_by(S::LANES) {
             let v = if at < query.len() { s.round_bf16(load_from(s, query, at)) } else { s.splat(0.0) };
@@ -339,6 +340,7 @@ fn weigh_one_by_one<S: Simd>(
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     vectors: &'a [f32],
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "tile registers alone read it"))]
     tiles: &'a [bf16],
     stride: usize,
     n: usize,

@@ -52,6 +52,7 @@ use pelton_backend::Gate;
 use super::activations::{ActBlock, BLOCK, LinearScratch, UNIT, tiles};
 use super::codes::{Codes, UnitCodes};
 use super::lanes::Lanes;
+use super::products::{self, Rows};
 
 /// Units of a superblock.
 pub(super) const UNITS: usize = BLOCK / UNIT;
@@ -170,6 +171,7 @@ pub(super) struct Panels<'a> {
     /// Activation rows.
     pub(super) rows: usize,
     /// Those to multiply: all of them, or on tiles whole row blocks.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only tiles take some of the rows"))]
     pub(super) row_range: Range<usize>,
     /// Quantized activations, in tiles.
     pub(super) scratch: &'a LinearScratch,
@@ -321,14 +323,17 @@ unsafe fn unit<F: Format, S: Lanes, const M: usize>(
     // SAFETY: the caller's.
     unsafe {
         let scales = codes.add(F::Codes::BYTES);
-        if F::FINE {
-            return fine_dots::<F, S, M>(codes, (*x).words.as_ptr().add(UNIT * u), total);
-        }
         let rows = Rows {
             codes: (*x).codes.as_ptr().add(UNIT * u),
             neg_sums: (*x).neg_32.as_ptr().add(u),
             stride: size_of::<ActBlock>(),
         };
+        if F::FINE && S::HAS_DIGITS {
+            return products::fine_digits::<F, S, M>(codes, rows, total);
+        }
+        if F::FINE {
+            return fine_dots::<F, S, M>(codes, (*x).words.as_ptr().add(UNIT * u), total);
+        }
         if F::PARTS == 1 {
             let sums = dots::<F, S, M, 0, 4>(codes, rows);
             let scale = F::scale::<S>(scales, 0);
@@ -383,17 +388,6 @@ unsafe fn scale<F: Format, S: Lanes, const M: usize>(
     }
 }
 
-/// Rows of activations of one unit.
-#[derive(Clone, Copy)]
-struct Rows {
-    /// 32 codes of the first row.
-    codes: *const i8,
-    /// Minus the sum of those that are multiplied, of the first row.
-    neg_sums: *const i32,
-    /// Bytes from a row to the next, of both.
-    stride: usize,
-}
-
 /// The exact integer dot products of `M` rows with pairs of dwords `FROM..TO` of a unit.
 ///
 /// # Safety
@@ -405,25 +399,23 @@ unsafe fn dots<F: Format, S: Lanes, const M: usize, const FROM: usize, const TO:
 ) -> [S::I; M] {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = [S::splat_i(0); M];
+        let mut first = [0; M];
         let shift = if F::Codes::WIDE { if S::WIDE_IS_BIASED { Some(7) } else { None } } else { F::OFFSET_SHIFT };
         if let Some(shift) = shift {
             for m in 0..M {
-                sums[m] = S::splat_i(*x.neg_sums.byte_add(m * x.stride) << shift);
+                first[m] = *x.neg_sums.byte_add(m * x.stride) << shift;
             }
         }
+        let mut sums = products::begin::<S, M>(first);
         for t in FROM..TO {
-            let [a, b] = F::Codes::pair::<S>(codes, t);
-            for m in 0..M {
-                let dwords = x.codes.add(m * x.stride + 8 * t);
-                if F::Codes::WIDE {
-                    sums[m] = S::dot_wide(S::dot_wide(sums[m], a, dwords), b, dwords.add(4));
-                } else {
-                    sums[m] = S::dot(S::dot(sums[m], a, dwords), b, dwords.add(4));
-                }
+            let pair = F::Codes::pair::<S>(codes, t);
+            if F::Codes::WIDE {
+                products::add::<S, M, true>(&mut sums, pair, x, t);
+            } else {
+                products::add::<S, M, false>(&mut sums, pair, x, t);
             }
         }
-        sums
+        products::end::<S, M>(sums)
     }
 }
 

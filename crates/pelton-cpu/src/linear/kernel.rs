@@ -214,6 +214,9 @@ fn candidates(isa: Isa, all: &[(&'static str, Run)]) -> Vec<(&'static str, Run)>
         Isa::Avx2(token) if token.has_vnni() => &["avx-vnni", "avx2", "scalar"],
         Isa::Avx2(_) => &["avx2", "scalar"],
         Isa::Avx512(_) | Isa::Amx(_) => &["avx512-vnni", "avx512", "scalar"],
+        Isa::Neon(token) if token.has_matrix() => &["i8mm", "neon", "scalar"],
+        Isa::Neon(token) if token.has_dot() => &["dotprod", "neon", "scalar"],
+        Isa::Neon(_) => &["neon", "scalar"],
     };
     wanted.iter().filter_map(|name| all.iter().find(|entry| entry.0 == *name).copied()).collect()
 }
@@ -226,6 +229,12 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         ("avx-vnni", x86::blocks_avx_vnni::<F>),
         #[cfg(target_arch = "x86_64")]
         ("avx2", x86::blocks_avx2::<F>),
+        #[cfg(target_arch = "aarch64")]
+        ("i8mm", neon::blocks_i8mm::<F>),
+        #[cfg(target_arch = "aarch64")]
+        ("dotprod", neon::blocks_dotprod::<F>),
+        #[cfg(target_arch = "aarch64")]
+        ("neon", neon::blocks::<F>),
         ("scalar", blocks_scalar::<F>),
     ];
     let of = |(name, run)| Kernel {
@@ -238,6 +247,7 @@ fn block_kernels<F: Format>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         in_groups: false,
         tiled: None,
     };
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut, reason = "only tiles are put before them"))]
     let mut kernels: Vec<Kernel> = candidates(isa, &entries).into_iter().map(of).collect();
     #[cfg(target_arch = "x86_64")]
     if let Isa::Amx(proof) = isa {
@@ -257,6 +267,8 @@ fn float_kernels<E: Element>(dtype: DType, isa: Isa) -> Vec<Kernel> {
         ("avx512", x86::floats_avx512::<E>),
         #[cfg(target_arch = "x86_64")]
         ("avx2", x86::floats_avx2::<E>),
+        #[cfg(target_arch = "aarch64")]
+        ("neon", neon::floats::<E>),
         ("scalar", floats_scalar::<E>),
     ];
     let of = |(name, run)| Kernel {
@@ -309,6 +321,8 @@ fn generic_kernel(dtype: DType, isa: Isa) -> Kernel {
         Isa::Avx512(_) | Isa::Amx(_) => x86::generic_avx512,
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2(_) => x86::generic_avx2,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon(_) => neon::generic,
         _ => generic_scalar,
     };
     let panel_bytes = |dtype: WeightType, k: usize| {
@@ -501,5 +515,49 @@ mod x86 {
     pub(super) unsafe fn generic_avx2(task: &Panels<'_>, dtype: DType) {
         // SAFETY: the caller's.
         unsafe { generic::run::<Ymm<Maddubs>>(task, dtype) }
+    }
+}
+
+/// The same for 64-bit Arm.
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::super::lanes_arm::{Dot, Matrix, Quad, Widening};
+    use super::*;
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    pub(super) unsafe fn blocks_i8mm<F: Format>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { blocks::run::<F, Quad<Matrix>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`], on a machine with these instructions.
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) unsafe fn blocks_dotprod<F: Format>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's.
+        unsafe { blocks::run::<F, Quad<Dot>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`].
+    pub(super) unsafe fn blocks<F: Format>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's; NEON is part of the architecture.
+        unsafe { blocks::run::<F, Quad<Widening>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`].
+    pub(super) unsafe fn floats<E: Element>(task: &Panels<'_>, _: DType) {
+        // SAFETY: the caller's; NEON is part of the architecture.
+        unsafe { floats::run::<E, Quad<Widening>>(task) }
+    }
+
+    /// # Safety
+    /// As [`Kernel::run`].
+    pub(super) unsafe fn generic(task: &Panels<'_>, dtype: DType) {
+        // SAFETY: the caller's; NEON is part of the architecture.
+        unsafe { generic::run::<Quad<Widening>>(task, dtype) }
     }
 }

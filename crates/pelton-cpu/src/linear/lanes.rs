@@ -30,6 +30,11 @@ pub(super) trait Lanes: 'static {
     const WIDE_TILES: bool;
     /// Whether [`Lanes::dot_wide`] multiplies by the stored byte (code + 128) or by the code itself.
     const WIDE_IS_BIASED: bool;
+    /// Whether two rows cost less by [`Lanes::dot_two_rows`] than one after the other; not without
+    /// [`Lanes::WIDE_IS_BIASED`].
+    const TWO_ROWS: bool = false;
+    /// Whether [`Lanes::digits`] are multiplied faster than pairs of i16.
+    const HAS_DIGITS: bool = false;
 
     unsafe fn splat(v: f32) -> Self::F;
     unsafe fn splat_i(v: i32) -> Self::I;
@@ -107,6 +112,25 @@ pub(super) trait Lanes: 'static {
     unsafe fn dot_wide(acc: Self::I, w: Self::B, x: *const i8) -> Self::I;
     /// Asks for the cache line at `p`, which need not be readable.
     unsafe fn prefetch(p: *const u8);
+
+    /// Sums of two rows that begin with `first` in all lanes, in an order of their own: for [`Lanes::dot_two_rows`].
+    unsafe fn two_rows(_first: [i32; 2]) -> [Self::I; 2] {
+        unreachable!("not without TWO_ROWS")
+    }
+    /// Adds for each row the products of its first 4 signed bytes with the stored bytes of `w[0]`, and of the next 4 with
+    /// those of `w[1]`, exact.
+    unsafe fn dot_two_rows(_sums: [Self::I; 2], _w: [Self::B; 2], _x: [*const i8; 2]) -> [Self::I; 2] {
+        unreachable!("not without TWO_ROWS")
+    }
+    /// The sums of [`Lanes::dot_two_rows`] lane by lane, those of the first row first.
+    unsafe fn apart(_sums: [Self::I; 2]) -> [Self::I; 2] {
+        unreachable!("not without TWO_ROWS")
+    }
+    /// The lower bytes, and the upper ones plus 128, of numbers 0 and 2 and numbers 1 and 3 of each lane, pairs of i16; in
+    /// the order of the numbers.
+    unsafe fn digits(_pairs: [Self::I; 2]) -> [Self::B; 2] {
+        unreachable!("not without HAS_DIGITS")
+    }
 }
 
 /// Plain arrays: the fallback of every machine.

@@ -27,11 +27,15 @@ mod gridformats;
 mod groupedformats;
 mod kernel;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod lanes_arm;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 pub(crate) mod memory;
 mod packed;
+mod products;
 mod superformats;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "terms are for machines with AMX"))]
 mod terms;
 #[cfg(test)]
 mod tests;
