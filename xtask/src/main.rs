@@ -1,11 +1,13 @@
 //! Chores of the project that a machine can do. `cargo xtask layers` holds the crates against the floors of
 //! ARCHITECTURE.md; `cargo xtask rivals` measures Pelton beside other engines; `cuda-install`,
-//! `cuda-kernels`, `sass-gate` and `cuda-sanitize` compile the GPU's kernels and check what became of them.
+//! `cuda-kernels`, `sass-gate` and `cuda-sanitize` compile the GPU's kernels and check what became of them; `arm-check`,
+//! `arm-test` and `arm-run` do so for 64-bit Arm.
 //!
 //! Invariant: a crate depends only on crates of lower floors that its row names; a crate without a row fails.
 
 #![forbid(unsafe_code)]
 
+mod arm;
 mod cuda;
 mod rivals;
 
@@ -86,8 +88,16 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Some(task @ ("arm-check" | "arm-test" | "arm-run")) => match arm::run(task, std::env::args().skip(2)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                eprintln!("{task}: {problem}");
+                ExitCode::FAILURE
+            }
+        },
         _ => {
             eprintln!("usage: cargo xtask layers | rivals | cuda-install | cuda-kernels | sass-gate | cuda-sanitize");
+            eprintln!("                   | arm-check | arm-test | arm-run");
             ExitCode::from(2)
         }
     }
