@@ -14,7 +14,8 @@
 //! Continuous batching: sequences join and leave at every step. Each step runs the decode rows first,
 //! then prefill chunks fill what is left of the token budget, then waiting sequences are admitted, all
 //! in one order of importance (first come first served within a priority; see [`SeqOptions::priority`];
-//! between tenants, the one for whom least was done goes first).
+//! between tenants, the one for whom least was done goes first). A prompt too long for the step leaves half of it to
+//! shorter ones behind it, so that these need not wait for its end.
 //! When pages run out, the least important sequence loses its pages and waits again; it is prefilled
 //! again later, with what it had generated (preemption by recompute).
 //!
@@ -45,6 +46,7 @@ mod plan;
 mod prefix;
 mod scheduler;
 mod sequence;
+mod share;
 mod stats;
 mod tenants;
 

@@ -4,6 +4,7 @@
 //! decode rows, most important first     one token each, plus drafts from the spare budget
 //! prefill chunks of running sequences   as much as the budget leaves, the least served tenants first
 //! admission from the queue              in strict order; stops at the first that does not fit
+//! long prompts, a second time           what they left to shorter ones (`share`) and nobody took
 //! ```
 //!
 //! Invariants: a plan's tokens never exceed the budget; a page that a row writes belongs to that row's
@@ -64,13 +65,15 @@ impl Plan {
 
 /// A plan in the making.
 #[derive(Default)]
-struct Draft {
-    plan: Plan,
+pub(crate) struct Draft {
+    pub(crate) plan: Plan,
     /// Rows left of the token budget.
-    budget: usize,
+    pub(crate) budget: usize,
+    /// Rows that left some of the budget to others, by place in the plan.
+    pub(crate) cut: Vec<usize>,
     /// A running sequence found no page: nobody may be admitted before it.
     starved: bool,
-    /// Chain hashes of the prompt pages that this plan completes.
+    /// Chain hashes of the prompt pages that this plan computes, whole or in part.
     computing: BTreeSet<u64>,
 }
 
@@ -97,6 +100,7 @@ impl Scheduler {
         }
         self.plan_prefills(&mut draft);
         self.admit_waiting(&mut draft, None);
+        self.hand_back(&mut draft);
         for id in std::mem::take(&mut self.drafted) {
             if let Some(sequence) = self.seqs.get_mut(&id) {
                 sequence.draft.clear();
@@ -135,7 +139,7 @@ impl Scheduler {
             ready.map(|id| (self.tenants.served(self.seqs[&id].options.tenant), id)).collect();
         // Stable: within a tenant, the order of importance stays.
         ready.sort_by_key(|&(served, _)| served);
-        for (served, id) in ready {
+        for (place, &(served, id)) in ready.iter().enumerate() {
             // A long prompt does not keep out those for whom less was done.
             self.admit_waiting(draft, Some(served));
             if draft.budget == 0 {
@@ -152,7 +156,7 @@ impl Scheduler {
                 draft.starved = true;
                 continue;
             };
-            let wanted = self.seqs[&id].remaining().min(draft.budget);
+            let wanted = self.share_of(id, ready[place + 1..].iter().map(|&(_, id)| id), draft);
             let len = self.reserve(id, wanted).len;
             self.emit(id, len, 0, first.copy, draft);
         }
@@ -169,7 +173,7 @@ impl Scheduler {
             self.tenants.dequeue(tenant, rank);
             self.running.insert(rank, id);
             self.place(id, &found);
-            let len = self.seqs[&id].remaining().min(draft.budget);
+            let len = self.share_of(id, std::iter::empty(), draft);
             self.emit(id, len, 0, None, draft);
         }
     }
@@ -292,8 +296,8 @@ impl Scheduler {
             && self.will_be_cached(sequence, sequence.n_kv / page_len, sequence.chain, draft)
     }
 
-    /// Whether a row of this plan computes the very page that the sequence would compute next: one step
-    /// later it is in the cache. (A hash collision here costs that one step.)
+    /// Whether a row of this plan computes the very page that the sequence would compute next: a step or a few
+    /// later it is in the cache. (A hash collision here costs those steps.)
     fn will_be_cached(&self, sequence: &Sequence, index: usize, chain: u64, draft: &Draft) -> bool {
         let page_len = self.limits.page_len;
         let is_reusable = (index + 1) * page_len < sequence.tokens.len() && sequence.options.use_cache;
@@ -366,21 +370,31 @@ impl Scheduler {
         self.running.contains_key(&self.seqs[&id].rank)
     }
 
+    /// Takes note of the pages that a sequence computes up to token `end`, the last of them perhaps in part.
+    fn note_computing(&self, id: SeqId, end: usize, draft: &mut Draft) {
+        let (page_len, sequence) = (self.limits.page_len, &self.seqs[&id]);
+        if !self.limits.prefix_cache || !sequence.options.use_cache {
+            return;
+        }
+        let n_full = sequence.tokens.len() / page_len;
+        let mut chain = sequence.chain;
+        for index in sequence.n_kv / page_len..end.div_ceil(page_len).min(n_full) {
+            chain = chain_next(chain, sequence.page_tokens(index, page_len));
+            draft.computing.insert(chain);
+        }
+    }
+
     /// Puts `len` tokens and `n_drafts` draft tokens of a sequence into the plan; their pages are reserved.
     fn emit(&mut self, id: SeqId, len: usize, n_drafts: usize, copy: Option<(u32, u32)>, draft: &mut Draft) {
-        let page_len = self.limits.page_len;
-        let sequence = self.seqs.get_mut(&id).expect("the sequence runs");
+        let sequence = &self.seqs[&id];
         let (start, end) = (sequence.n_kv, sequence.n_kv + len);
         let mut tokens = sequence.tokens[start..end].to_vec();
         tokens.extend_from_slice(&sequence.draft[..n_drafts]);
-        if self.limits.prefix_cache && len > 1 && sequence.options.use_cache {
-            let mut chain = sequence.chain;
-            for index in start / page_len..end / page_len {
-                chain = chain_next(chain, sequence.page_tokens(index, page_len));
-                draft.computing.insert(chain);
-            }
-        }
         let sample = end == sequence.tokens.len();
+        if len > 1 || !sample {
+            self.note_computing(id, end, draft);
+        }
+        let sequence = self.seqs.get_mut(&id).expect("the sequence runs");
         draft.budget -= tokens.len();
         self.counters.computed_tokens += tokens.len() as u64;
         self.tenants.charge(sequence.options.tenant, tokens.len());
@@ -397,6 +411,21 @@ impl Scheduler {
             tokens,
         });
         self.in_flight.push(id);
+    }
+
+    /// Makes a row of a prompt `len` tokens long; its pages are reserved.
+    pub(crate) fn lengthen(&mut self, row: usize, len: usize, draft: &mut Draft) {
+        let row = &mut draft.plan.rows[row];
+        let sequence = self.seqs.get_mut(&row.seq).expect("the sequence runs");
+        let (end, more) = (row.start + len, len - row.tokens.len());
+        row.tokens.extend_from_slice(&sequence.tokens[end - more..end]);
+        row.pages = Arc::clone(&sequence.pages);
+        row.sample = end == sequence.tokens.len();
+        let flight = sequence.flight.as_mut().expect("the sequence is in the plan");
+        (flight.len, flight.sample) = (len, row.sample);
+        draft.budget -= more;
+        self.counters.computed_tokens += more as u64;
+        self.tenants.charge(sequence.options.tenant, more);
     }
 }
 

@@ -84,6 +84,11 @@ impl Tenants {
         below.is_none_or(|below| served < below).then_some(id)
     }
 
+    /// A tenant's sequences that wait, in order.
+    pub(crate) fn waiting_of(&self, tenant: u64) -> impl Iterator<Item = SeqId> {
+        self.by_id.get(&tenant).into_iter().flat_map(|known| known.waiting.values().copied())
+    }
+
     /// All that wait, tenant by tenant.
     pub(crate) fn waiting(&self) -> impl Iterator<Item = (u64, Rank, SeqId)> {
         let each = |(&tenant, known): (&u64, &Tenant)| {

@@ -453,11 +453,14 @@ fn a_long_prompt_of_one_tenant_does_not_keep_out_the_short_one_of_another() {
     sched.add(B, prompt(2, 6), SeqOptions { tenant: 2, ..SeqOptions::default() }).expect("it fits");
     step(&mut sched);
     assert_eq!(spans(&step(&mut sched))[0], (B, 0, 6), "after one more chunk of the long one, it is its turn");
-    // With one tenant, first come is first served.
+    // With one tenant, first come is first served, but for half a step where the first is much the longer.
     let mut sched = scheduler(Limits { n_pages: 64, max_context: 200, max_batch_rows: 8, ..small() });
     add(&mut sched, A, &prompt(1, 30));
-    add(&mut sched, B, &prompt(2, 6));
+    add(&mut sched, B, &prompt(2, 16));
     assert_eq!(spans(&step(&mut sched)), [(A, 0, 8)]);
+    sched.cancel(B);
+    add(&mut sched, C, &prompt(3, 6));
+    assert_eq!(spans(&step(&mut sched)), [(A, 8, 4), (C, 0, 4)]);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //!
 //! `PELTON_SCHED_OPS` sets the number of operations (default a million).
 
+mod random;
 mod shadow;
 
 use pelton_sched::{Limits, Stats};
-use shadow::{Random, Shadow};
+use random::Random;
+use shadow::Shadow;
 
 fn limits_of(random: &mut Random) -> Limits {
     let page_len = 1 + random.below(5);

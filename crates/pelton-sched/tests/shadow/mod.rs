@@ -3,32 +3,9 @@
 //! A KV slot holds the hash of everything the real slot would depend on: salt and all tokens up to its
 //! position. Invariant checked at every plan: after the step, each row reads exactly its own history.
 
+use crate::random::Random;
 use pelton_sched::{FinishReason, Finished, Limits, Plan, PlanRow, Scheduler, SeqId, SeqOptions, StepOutcome};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// xorshift64* (Marsaglia 2003, Vigna 2016).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        ((self.next() >> 33) % n as u64) as usize
-    }
-
-    pub(crate) fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-}
 
 fn mix(hash: u64, value: u64) -> u64 {
     let x = (hash ^ value).wrapping_mul(0xff51_afd7_ed55_8ccd);
