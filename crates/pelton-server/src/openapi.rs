@@ -8,6 +8,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::openai::Asked;
 use crate::{anthropic, body, native, ollama, openai};
 
 /// `GET /openapi.json`
@@ -41,8 +42,8 @@ fn posts(generator: &mut SchemaGenerator) -> Vec<Operation> {
     const LINES: Answers = Answers::Or("application/x-ndjson");
     let g = generator;
     [
-        ("/v1/chat/completions", "Answer a conversation", "OpenAI", schema::<openai::ChatRequest>(g), SSE),
-        ("/v1/completions", "Continue a text", "OpenAI", schema::<openai::CompletionRequest>(g), SSE),
+        ("/v1/chat/completions", "Answer a conversation", "OpenAI", schema::<Asked<openai::ChatRequest>>(g), SSE),
+        ("/v1/completions", "Continue a text", "OpenAI", schema::<Asked<openai::CompletionRequest>>(g), SSE),
         ("/v1/embeddings", "Embed texts", "OpenAI", schema::<openai::EmbeddingRequest>(g), Answers::Json),
         ("/v1/responses", "Answer a conversation", "OpenAI", schema::<openai::ResponsesRequest>(g), SSE),
         ("/v1/messages", "Answer a conversation", "Anthropic", schema::<anthropic::MessagesRequest>(g), SSE),

@@ -9,6 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 
+use crate::openai::Asked;
 use crate::{App, anthropic, body, gate, native, ollama, openai, openapi, page};
 
 /// All routes.
@@ -52,8 +53,8 @@ pub(crate) fn parses(path: &str, bytes: &[u8]) -> bool {
         body::parse(bytes).ok()
     }
     match path {
-        "/v1/chat/completions" => parse::<openai::ChatRequest>(bytes).is_some_and(|r| r.checks()),
-        "/v1/completions" => parse::<openai::CompletionRequest>(bytes).is_some_and(|r| r.checks()),
+        "/v1/chat/completions" => Asked::<openai::ChatRequest>::parse(bytes).is_ok_and(|r| r.checks()),
+        "/v1/completions" => Asked::<openai::CompletionRequest>::parse(bytes).is_ok_and(|r| r.checks()),
         "/v1/embeddings" => parse::<openai::EmbeddingRequest>(bytes).is_some(),
         "/v1/responses" => parse::<openai::ResponsesRequest>(bytes).is_some_and(|r| r.checks()),
         "/v1/messages" => parse::<anthropic::MessagesRequest>(bytes).is_some_and(|r| r.checks()),

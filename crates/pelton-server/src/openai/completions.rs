@@ -2,7 +2,6 @@
 //!
 //! Invariant: the prompt is text or ids and nothing else: no template, no control token that it spells.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -10,18 +9,17 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
 use axum::response::Response;
-use pelton::{GrammarSpec, SamplingOverrides, Special};
+use pelton::{MAX_TOP_LOGPROBS, Special};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::chat::StreamOptions;
-use super::messages::ResponseFormat;
+use super::generation::Asked;
 use super::{FINGERPRINT, finish_reason, finite, token_text};
 use crate::answer::{Answer, Format, Reading, Token, Totals, Update, collect, event, stream};
 use crate::engine::{Loaded, blocking};
 use crate::error::{ApiError, Dialect};
-use crate::knobs::{Knobs, OneOrMany, biases};
+use crate::knobs::Knobs;
 use crate::registry::unix_now;
 use crate::{App, Visit, body};
 
@@ -47,113 +45,37 @@ pub(crate) enum CompletionPrompt {
 
 /// Text to continue.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[schemars(extend("not" = { "anyOf": [
-    { "required": ["response_format", "regex"] },
-    { "required": ["response_format", "grammar"] },
-    { "required": ["regex", "grammar"] },
-] }))]
 pub(crate) struct CompletionRequest {
-    /// The model; the server's first if left out.
-    pub(crate) model: Option<String>,
     /// What to continue.
     pub(crate) prompt: CompletionPrompt,
-    /// Send the answer as it comes.
-    pub(crate) stream: Option<bool>,
-    /// What a stream holds.
-    pub(crate) stream_options: Option<StreamOptions>,
     /// Longest answer in tokens; 16 if left out.
     #[schemars(range(min = 1))]
     pub(crate) max_tokens: Option<u64>,
-    /// Randomness; 0 always takes the likeliest token.
-    #[schemars(range(min = 0.0, max = 100.0))]
-    pub(crate) temperature: Option<f32>,
-    /// Choose among the likeliest tokens that together have this probability.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
-    pub(crate) top_p: Option<f32>,
-    /// Choose among so many likeliest tokens; 0 is all.
-    pub(crate) top_k: Option<u32>,
-    /// Drop tokens less likely than this share of the likeliest.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub(crate) min_p: Option<f32>,
-    /// Subtracted from the logits of tokens that were generated.
-    #[schemars(range(min = -100.0, max = 100.0))]
-    pub(crate) presence_penalty: Option<f32>,
-    /// Subtracted from a token's logit each time it was generated.
-    #[schemars(range(min = -100.0, max = 100.0))]
-    pub(crate) frequency_penalty: Option<f32>,
-    /// Divides the logits of tokens that occurred; 1 is off.
-    #[schemars(range(max = 100.0), extend("exclusiveMinimum" = 0))]
-    pub(crate) repetition_penalty: Option<f32>,
-    /// The same seed gives the same answer.
-    pub(crate) seed: Option<i64>,
-    /// Added to the logits of single tokens, by id; -100 bans one.
-    pub(crate) logit_bias: Option<BTreeMap<String, f32>>,
-    /// Texts that end the answer.
-    pub(crate) stop: Option<OneOrMany>,
-    /// How many answers to each prompt.
-    #[schemars(range(min = 1, max = 128))]
-    pub(crate) n: Option<u64>,
     /// Say how likely each token was, and so many others.
     #[schemars(range(min = 0, max = 20))]
     pub(crate) logprobs: Option<u64>,
     /// Begin the answer with the prompt; not together with `logprobs`.
     pub(crate) echo: Option<bool>,
-    /// Extension: the form of the answer.
-    pub(crate) response_format: Option<ResponseFormat>,
-    /// Extension: a regular expression that the answer has to match.
-    pub(crate) regex: Option<String>,
-    /// Extension: a Lark grammar that the answer has to obey.
-    pub(crate) grammar: Option<String>,
-    /// Extension: go on after an end-of-text token.
-    pub(crate) ignore_eos: Option<bool>,
-    /// Extension: higher goes first.
-    pub(crate) priority: Option<i32>,
-    /// Extension: seconds after which the answer ends.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub(crate) timeout: Option<f64>,
 }
 
-impl CompletionRequest {
+impl Asked<CompletionRequest> {
     /// Whether it can be asked at all.
     pub(crate) fn checks(&self) -> bool {
-        self.knobs().is_ok() && self.form().is_ok()
+        self.knobs().is_ok() && self.generation.form().is_ok()
     }
 
     fn knobs(&self) -> Result<Knobs, ApiError> {
-        Ok(Knobs {
-            sampling: SamplingOverrides {
-                temperature: self.temperature,
-                top_k: self.top_k.map(|k| k as usize),
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                presence_penalty: self.presence_penalty,
-                frequency_penalty: self.frequency_penalty,
-                logit_bias: biases(self.logit_bias.clone())?,
-                seed: self.seed.map(|s| s as u64),
-            },
-            // OpenAI's default.
-            max_tokens: Some(self.max_tokens.unwrap_or(16)),
-            max_tokens_name: "max_tokens",
-            stop: self.stop.clone().map_or_else(Vec::new, OneOrMany::into_vec),
-            n: self.n,
-            top_logprobs: self.logprobs.unwrap_or(0),
-            ignore_eos: self.ignore_eos.unwrap_or(false),
-            continues_text: true,
-            priority: self.priority.unwrap_or(0),
-            timeout: self.timeout,
-        })
-    }
-
-    fn form(&self) -> Result<Option<GrammarSpec>, ApiError> {
-        let format = self.response_format.as_ref().map_or(Ok(None), |f| f.spec())?;
-        let regex = self.regex.clone().map(GrammarSpec::Regex);
-        let lark = self.grammar.clone().map(GrammarSpec::Lark);
-        let mut forms = [format, regex, lark].into_iter().flatten();
-        match (forms.next(), forms.next()) {
-            (form, None) => Ok(form),
-            _ => Err(ApiError::bad("response_format, regex and grammar exclude each other; give one")),
+        if let Some(n) = self.own.logprobs.filter(|&n| n > MAX_TOP_LOGPROBS as u64) {
+            return Err(ApiError::field("logprobs", format!("{n}; expected 0 to {MAX_TOP_LOGPROBS}")));
         }
+        Ok(Knobs {
+            // OpenAI's default.
+            max_tokens: Some(self.own.max_tokens.unwrap_or(16)),
+            max_tokens_name: "max_tokens",
+            top_logprobs: self.own.logprobs.unwrap_or(0),
+            continues_text: true,
+            ..self.generation.knobs()?
+        })
     }
 }
 
@@ -187,14 +109,15 @@ pub(crate) async fn completions(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let bytes = app.read(request).await?;
-    let asked: CompletionRequest = body::parse(&bytes)?;
-    let (knobs, form) = (asked.knobs()?, asked.form()?);
+    let asked: Asked<CompletionRequest> = Asked::parse(&bytes)?;
+    let (knobs, form) = (asked.knobs()?, asked.generation.form()?);
+    let Asked { own: asked, generation } = asked;
     if asked.echo == Some(true) && asked.logprobs.is_some() {
         let message = "it cannot be combined with `logprobs`: the log-probabilities of a prompt are not computed here; \
                        leave one of the two out";
         return Err(ApiError::field("echo", message));
     }
-    let model = app.registry.get(asked.model.as_deref()).await?;
+    let model = app.registry.get(generation.model.as_deref()).await?;
     let (encoder, prompt) = (model.clone(), asked.prompt.clone());
     let prompts = blocking(move || prompt_ids(&encoder, prompt)).await?;
     let grammar = match form {
@@ -212,11 +135,11 @@ pub(crate) async fn completions(
     let request = |ids| knobs.request(&model, ids, grammar.clone(), app.options.deadline, visit.caller);
     let requests = prompts.into_iter().map(request).collect::<Result<Vec<_>, _>>()?;
     let answer = Answer::start(&app, &visit, model.clone(), requests, Reading::plain(asked.logprobs.is_some()))?;
-    let usage = asked.stream_options.unwrap_or_default().include_usage == Some(true);
+    let usage = generation.streams_usage();
     let (id, created, n) = (app.serial.name("cmpl-"), unix_now(), n as usize);
     let writer =
         Writer { model, id, created, n, echoes, logprobs: asked.logprobs.is_some(), usage, offsets: Vec::new() };
-    if asked.stream == Some(true) {
+    if generation.streams() {
         return Ok(stream(answer, writer));
     }
     writer.whole(answer).await

@@ -4,6 +4,7 @@ mod chat;
 mod chat_stream;
 mod completions;
 mod embeddings;
+mod generation;
 mod messages;
 mod responses;
 mod responses_stream;
@@ -11,6 +12,7 @@ mod responses_stream;
 pub(crate) use chat::{ChatRequest, chat};
 pub(crate) use completions::{CompletionRequest, completions};
 pub(crate) use embeddings::{EmbeddingRequest, Input, embed, embeddings};
+pub(crate) use generation::Asked;
 pub(crate) use messages::{Message, ToolDefinition, tool_of};
 pub(crate) use responses::{ResponsesRequest, responses};
 
