@@ -17,8 +17,8 @@ use crate::error::ApiError;
 /// The most stop strings, and the longest one, in bytes.
 const MAX_STOPS: usize = 64;
 const MAX_STOP: usize = 1024;
-/// As the document has it.
-const MAX_REPETITION_PENALTY: f32 = 100.0;
+/// The largest number of a sampling setting, in the document too.
+const MAX_SETTING: f32 = 100.0;
 /// The most biases.
 const MAX_BIASES: usize = 4096;
 
@@ -94,10 +94,7 @@ impl Knobs {
         if let Some((id, _)) = self.sampling.logit_bias.iter().find(|(id, _)| *id as usize >= vocab) {
             return Err(ApiError::field("logit_bias", format!("{id} is no token; the model has 0 to {}", vocab - 1)));
         }
-        if let Some(penalty) = self.sampling.repetition_penalty.filter(|&p| p > MAX_REPETITION_PENALTY) {
-            let message = format!("{penalty}; expected more than 0 and at most {MAX_REPETITION_PENALTY}");
-            return Err(ApiError::field("repetition_penalty", message));
-        }
+        check_settings(&self.sampling)?;
         let sampling = self.sampling.resolve(&model.generation);
         sampling.validate().map_err(|e| ApiError::bad(e.to_string()))?;
         let mut request = Request::new(prompt, sampling, max_tokens);
@@ -112,6 +109,22 @@ impl Knobs {
         (request.tenant, request.cache_salt) = (caller.tenant, caller.salt);
         Ok(request)
     }
+}
+
+/// The limits that only what strangers send has; the sampler has its own.
+fn check_settings(sampling: &SamplingOverrides) -> Result<(), ApiError> {
+    let settings = [
+        ("temperature", sampling.temperature, 0.0, "0"),
+        ("presence_penalty", sampling.presence_penalty, -MAX_SETTING, "-100"),
+        ("frequency_penalty", sampling.frequency_penalty, -MAX_SETTING, "-100"),
+        ("repetition_penalty", sampling.repetition_penalty, f32::MIN_POSITIVE, "more than 0"),
+    ];
+    for (name, value, least, from) in settings {
+        if let Some(value) = value.filter(|value| !(least..=MAX_SETTING).contains(value)) {
+            return Err(ApiError::field(name, format!("{value}; expected {from} to {MAX_SETTING}")));
+        }
+    }
+    Ok(())
 }
 
 /// `{"42": -100}` as pairs.

@@ -65,18 +65,24 @@ pub(crate) struct OllamaOptions {
     /// Longest answer in tokens; negative: up to the end of the context.
     pub(crate) num_predict: Option<i64>,
     /// Randomness.
+    #[schemars(range(min = 0.0, max = 100.0))]
     pub(crate) temperature: Option<f32>,
     /// Among so many likeliest tokens.
     pub(crate) top_k: Option<u32>,
     /// Among the likeliest that together have this probability.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
     pub(crate) top_p: Option<f32>,
     /// At least this share of the likeliest.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub(crate) min_p: Option<f32>,
     /// Divides the logits of tokens that occurred.
+    #[schemars(range(max = 100.0), extend("exclusiveMinimum" = 0))]
     pub(crate) repeat_penalty: Option<f32>,
     /// Subtracted from tokens that were generated.
+    #[schemars(range(min = -100.0, max = 100.0))]
     pub(crate) presence_penalty: Option<f32>,
     /// Subtracted each time a token was generated.
+    #[schemars(range(min = -100.0, max = 100.0))]
     pub(crate) frequency_penalty: Option<f32>,
     /// The same seed gives the same answer.
     pub(crate) seed: Option<i64>,

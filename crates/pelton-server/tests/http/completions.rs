@@ -77,6 +77,13 @@ fn embeddings_in_both_encodings() {
 }
 
 #[test]
+fn too_many_logprobs_are_refused_by_their_name() {
+    let site = Site::plain();
+    let reply = site.post("/v1/completions", &json!({ "prompt": "x", "logprobs": 21 }));
+    assert_eq!((reply.status, &reply.json()["error"]["param"]), (400, &json!("logprobs")), "{}", reply.text());
+}
+
+#[test]
 fn models_are_listed() {
     let site = Site::plain();
     let list = site.get("/v1/models").ok();
