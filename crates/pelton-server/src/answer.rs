@@ -87,6 +87,9 @@ pub(crate) struct Totals {
     pub(crate) cached_tokens: usize,
     pub(crate) tokens: usize,
     pub(crate) reasoning_tokens: usize,
+    /// Guesses that were run, and those that were right.
+    pub(crate) drafted_tokens: usize,
+    pub(crate) accepted_tokens: usize,
     /// The choice that took longest.
     pub(crate) timing: Timing,
     pub(crate) ended_by: Option<FinishReason>,
@@ -104,6 +107,8 @@ impl Totals {
         }
         self.tokens += timing.tokens;
         self.reasoning_tokens += ended.reasoning_tokens;
+        self.drafted_tokens += timing.speculation.drafted;
+        self.accepted_tokens += timing.speculation.accepted;
         if timing.total >= self.timing.total {
             (self.timing, self.ended_by) = (*timing, Some(ended.reason));
         }
@@ -135,6 +140,8 @@ impl Totals {
             "cached_tokens": self.cached_tokens,
             "predicted_tokens": self.tokens,
             "predicted_per_second": t.tokens_per_s(),
+            "drafted_tokens": self.drafted_tokens,
+            "accepted_tokens": self.accepted_tokens,
             "preemptions": t.preemptions,
             "ended_by": self.ended_by.map(|r| r.to_string()),
         });

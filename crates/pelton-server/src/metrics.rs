@@ -181,7 +181,7 @@ impl EngineFigures {
 type Figure = fn(&EngineFigures) -> f64;
 
 /// Name, kind, help and figure.
-const FIGURES: [(&str, &str, &str, Figure); 23] = [
+const FIGURES: [(&str, &str, &str, Figure); 25] = [
     ("vllm:num_requests_waiting", "gauge", "Sequences that wait.", |f| f.stats.waiting as f64),
     ("vllm:num_requests_running", "gauge", "Sequences that run.", |f| f.stats.running as f64),
     ("vllm:kv_cache_usage_perc", "gauge", "Share of KV pages in use, 0 to 1.", EngineFigures::usage),
@@ -194,6 +194,10 @@ const FIGURES: [(&str, &str, &str, Figure); 23] = [
     ("pelton_computed_tokens_total", "counter", "Tokens computed.", |f| f.stats.computed_tokens as f64),
     ("pelton_reused_tokens_total", "counter", "Tokens taken from cached pages.", |f| f.stats.cached_tokens as f64),
     ("pelton_sampled_tokens_total", "counter", "Tokens sampled.", |f| f.stats.generated_tokens as f64),
+    ("pelton_drafted_tokens_total", "counter", "Guessed tokens that were run.", |f| f.stats.drafted_tokens as f64),
+    ("pelton_accepted_tokens_total", "counter", "Of these, tokens that were right.", |f| {
+        f.stats.accepted_tokens as f64
+    }),
     ("pelton_preemptions_total", "counter", "Sequences that lost their pages.", |f| f.stats.preemptions as f64),
     ("pelton_evictions_total", "counter", "Cached pages given up.", |f| f.stats.evictions as f64),
     ("pelton_disk_pages", "gauge", "KV pages kept on disk.", |f| f.disk(|d| d.pages as f64)),
@@ -246,7 +250,8 @@ mod tests {
         }
         metrics.count_response(200);
         metrics.count_response(429);
-        let stats = pelton::EngineStats { busy: Duration::from_secs(4), ..Default::default() };
+        let busy = Duration::from_secs(4);
+        let stats = pelton::EngineStats { busy, drafted_tokens: 9, accepted_tokens: 7, ..Default::default() };
         let loaded = EngineFigures { id: "a\"b".into(), loaded: true, stats, least_seconds: Some(1.0) };
         let waiting = EngineFigures { id: "c".into(), ..EngineFigures::default() };
         let page = metrics.page(&[loaded, waiting.clone()]);
@@ -260,6 +265,8 @@ mod tests {
             "vllm:num_requests_waiting{model_name=\"a\\\"b\"} 0",
             "vllm:kv_cache_usage_perc{model_name=\"a\\\"b\"} 0",
             "vllm:num_requests_running{model_name=\"c\"} 0",
+            "pelton_drafted_tokens_total{model=\"a\\\"b\"} 9",
+            "pelton_accepted_tokens_total{model=\"a\\\"b\"} 7",
             "pelton_model_loaded{model=\"c\"} 0",
             "pelton_roofline_share{model=\"a\\\"b\"} 0.25",
         ] {

@@ -208,6 +208,7 @@ function figuresLine(f) {
     const cached = f.cached === undefined ? "" : `, ${number(f.cached)} cached`;
     parts.push(`prompt of ${number(f.promptTokens)}${cached}`);
   }
+  if (f.drafted) parts.push(`${number(f.accepted)} of ${number(f.drafted)} guesses right`);
   if (f.finish === "length") parts.push("cut at the longest answer");
   if (f.route) parts.push(f.route);
   return parts.join(" · ");
@@ -349,6 +350,8 @@ function figures(state, chunk) {
     firstMs: t.ttft_ms ?? (state.firstAt ? state.firstAt - state.sentAt : undefined),
     promptTokens: t.prompt_tokens ?? usage.prompt_tokens,
     cached: t.cached_tokens ?? usage.prompt_tokens_details?.cached_tokens,
+    drafted: t.drafted_tokens,
+    accepted: t.accepted_tokens,
     finish: state.finish,
     route: t.route && `answered by ${chunk.model}: ${t.route.why}`,
   };

@@ -33,7 +33,14 @@ fn an_answer_has_openais_shape_and_our_timings() {
     let usage = &reply["usage"];
     let sum = usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
     assert_eq!(usage["total_tokens"], sum);
-    assert!(reply["timings"]["ttft_ms"].as_f64().unwrap() > 0.0);
+    let timings = &reply["timings"];
+    assert!(timings["ttft_ms"].as_f64().unwrap() > 0.0);
+    // Whether guesses pay is measured, so there may be none; but both counts are told, here and to Prometheus.
+    let drafted = timings["drafted_tokens"].as_u64().unwrap();
+    assert!(timings["accepted_tokens"].as_u64().unwrap() <= drafted);
+    let metrics = site.get("/metrics").text();
+    let told = metrics.lines().find_map(|l| l.strip_prefix("pelton_drafted_tokens_total{model=\"tiny\"} "));
+    assert!(told.unwrap().parse::<u64>().unwrap() >= drafted, "{told:?}");
     assert!(["stop", "length"].contains(&reply["choices"][0]["finish_reason"].as_str().unwrap()));
     // No model is the first model; the same question again finds its beginning in the cache.
     let mut again = question(json!({}));
@@ -128,6 +135,9 @@ fn what_is_wrong_is_named() {
     for (extra, param) in [
         (json!({ "temperature": "hot" }), "temperature"),
         (json!({ "repetition_penalty": 101 }), "repetition_penalty"),
+        (json!({ "frequency_penalty": 101.0 }), "frequency_penalty"),
+        (json!({ "presence_penalty": -100.5 }), "presence_penalty"),
+        (json!({ "temperature": 101 }), "temperature"),
         (json!({ "messages": [{ "role": "wizard", "content": "x" }] }), "messages[0].role"),
         (json!({ "messages": [] }), "messages"),
         (json!({ "messages": [{ "role": "user" }] }), "messages[0].content"),
