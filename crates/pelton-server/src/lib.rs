@@ -55,7 +55,6 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::http::Request;
-use bytes::Bytes;
 
 use crate::access::{Caller, Turnstile};
 use crate::answer::{Answer, Note, Reading};
@@ -81,6 +80,7 @@ pub(crate) struct App {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stile: Turnstile,
     pub(crate) serial: Serial,
+    bodies: body::Reader,
     draining: AtomicBool,
 }
 
@@ -99,12 +99,13 @@ impl App {
         options.check()?;
         let registry = Arc::new(Registry::new(models, options.log.clone())?);
         let (metrics, stile, serial) = (Arc::new(Metrics::new()), Turnstile::default(), Serial::new());
-        Ok(App { options, registry, metrics, stile, serial, draining: AtomicBool::new(false) })
+        let bodies = body::Reader::new(options.max_body, options.read_timeout);
+        Ok(App { options, registry, metrics, stile, serial, bodies, draining: AtomicBool::new(false) })
     }
 
     /// Reads a request's body within the limits.
-    pub(crate) async fn read(&self, request: Request<Body>) -> Result<Bytes, ApiError> {
-        body::read(request, self.options.max_body, self.options.read_timeout).await
+    pub(crate) async fn read(&self, request: Request<Body>) -> Result<body::Held, ApiError> {
+        self.bodies.read(request).await
     }
 
     /// From a conversation to an answer that runs.
