@@ -1,6 +1,7 @@
 //! The models of a server: loaded when first asked for, let go when idle or when another needs the memory.
 //!
-//! Invariants: one model is loaded at a time, and requests for it wait; a model in use is never let go.
+//! Invariants: one model is loaded at a time, and requests for it wait, also for the memory of a model in use; a model in
+//! use is never let go, nor any for the sake of one that could not be loaded anyway.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -41,6 +42,9 @@ pub struct ModelOptions {
     /// A name behind which two of them answer.
     pub route: Option<RouteSource>,
 }
+
+/// How long a model waits for the memory of others that are in use.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is said where loading panicked.
 const BUG: &str = "loading failed: a bug; the log has more";
@@ -213,7 +217,7 @@ impl Registry {
                 Err(error) => error,
             };
             // Another model may be in the way.
-            if self.let_go_of_oldest().await {
+            if matches!(error, pelton::Error::Memory(_)) && self.make_room().await {
                 continue;
             }
             entry.set(State::Failed(error.to_string()));
@@ -224,6 +228,20 @@ impl Registry {
     /// Bytes of all loaded models.
     fn bytes(&self) -> u64 {
         self.entries.iter().filter_map(|e| e.loaded()).map(|m| m.bytes()).sum()
+    }
+
+    /// Lets go of a model, and waits for one where all are in use; `false` where there is none, or none became free.
+    async fn make_room(&self) -> bool {
+        let begun = Instant::now();
+        loop {
+            if self.let_go_of_oldest().await {
+                return true;
+            }
+            if self.all_loaded().is_empty() || begun.elapsed() >= PATIENCE {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Lets go of the model that was not used for longest; `false` where all are in use.

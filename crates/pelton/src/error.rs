@@ -57,6 +57,9 @@ pub enum Error {
     /// Something that the options ask for and that cannot be had.
     #[error("{0}")]
     Usage(String),
+    /// What the options ask for does not fit the memory that may be used.
+    #[error("{0}")]
+    Memory(String),
     /// Anything else, in words.
     #[error("{0}")]
     Failure(String),
@@ -66,7 +69,7 @@ impl Error {
     /// Usage or failure: the binary's exit code follows it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Usage(_) | Error::Submit(_) | Error::Cpu(_) | Error::Grammar(_) => ErrorKind::Usage,
+            Error::Usage(_) | Error::Memory(_) | Error::Submit(_) | Error::Cpu(_) | Error::Grammar(_) => ErrorKind::Usage,
             _ => ErrorKind::Failure,
         }
     }

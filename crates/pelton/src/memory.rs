@@ -219,7 +219,7 @@ fn too_many(needs: &MemoryNeeds, budget: usize, context: usize, required: usize)
         0 => format!("--require ctx={context},seqs={fewer} fits"),
         shorter => format!("--require ctx={context},seqs={fewer} fits, and so does ctx={shorter},seqs={required}"),
     };
-    Error::Usage(format!(
+    Error::Memory(format!(
         "{required} sequences of {context} tokens do not fit: weights {:.0} MiB + activations {:.0} MiB + KV {:.0} MiB \
          ({}) = {:.0} MiB, of {:.0} MiB that may be used; {advice}",
         mib(needs.weight_bytes),
@@ -237,7 +237,7 @@ fn shortfall(needs: &MemoryNeeds, budget: usize, affordable_pages: usize, wanted
         0 => "choose a smaller model or a smaller quantization".to_string(),
         fits => format!("the longest context that fits is --context {fits}"),
     };
-    Error::Usage(format!(
+    Error::Memory(format!(
         "a context of {wanted} tokens does not fit: weights {:.0} MiB + activations {:.0} MiB + KV {:.0} MiB = {:.0} MiB, \
          of {:.0} MiB that may be used; {advice}",
         mib(needs.weight_bytes),

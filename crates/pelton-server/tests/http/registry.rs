@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pelton::ModelRef;
+use pelton_server::ModelOptions;
 use serde_json::json;
 
 use crate::client::{Site, TINY, source};
@@ -38,22 +39,39 @@ fn the_second_model_is_loaded_when_asked_for_and_goes_when_idle() {
 
 #[test]
 fn models_make_room_for_one_another() {
-    let site = Site::start(|_, models| {
+    let two = |models: &mut ModelOptions| {
         models.sources.push(source("draft", ModelRef::EmbeddedDraft));
         for source in &mut models.sources {
             source.options.max_seqs = 1;
             source.options.batch_rows = 16;
         }
-        // Room for either, not for both.
-        models.memory = Some(20 << 20);
+    };
+    let roomy = Site::start(|_, models| two(models));
+    let bytes = [TINY, "draft"].map(|model| {
+        assert_eq!(ask(&roomy, model), 200);
+        roomy.get(&format!("/v1/models/{model}")).ok()["bytes"].as_u64().unwrap()
     });
-    assert_eq!(ask(&site, TINY), 200);
-    let bytes = site.get("/v1/models/tiny").ok()["bytes"].as_u64().unwrap();
-    assert!(bytes < 20 << 20, "{bytes}");
-    for model in ["draft", TINY, "draft"] {
+    drop(roomy);
+    // Room for either, not for both.
+    let memory = bytes[0].max(bytes[1]) + bytes[0].min(bytes[1]) / 2;
+    let site = Site::start(|_, models| {
+        two(models);
+        models.memory = Some(memory);
+    });
+    for model in ["draft", TINY, "draft", TINY] {
         assert_eq!(ask(&site, model), 200, "{model}");
-        assert_eq!(status(&site, model), "loaded");
+        let other = if model == TINY { "draft" } else { TINY };
+        assert_eq!((status(&site, model), status(&site, other)), ("loaded".into(), "unloaded".into()));
     }
+    // One in use is waited for, and its answer is not cut.
+    let long = json!({ "model": TINY, "prompt": "x", "max_tokens": 400, "ignore_eos": true });
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| site.post("/v1/completions", &long).ok());
+        site.wait_for("the answer to begin", |s| s.metric("vllm:num_requests_running{model_name=\"tiny\"}") > 0.0);
+        assert_eq!(ask(&site, "draft"), 200);
+        assert_eq!(answer.join().unwrap()["usage"]["completion_tokens"], 400);
+    });
+    assert_eq!((status(&site, "draft"), status(&site, TINY)), ("loaded".into(), "unloaded".into()));
 }
 
 #[test]
@@ -65,5 +83,6 @@ fn a_model_that_cannot_be_loaded_says_why() {
     assert_eq!(reply.status, 503);
     assert!(reply.json()["error"]["message"].as_str().unwrap().contains("gone.gguf"), "{}", reply.text());
     assert_eq!(status(&site, "gone"), "failed");
+    assert_eq!(status(&site, TINY), "loaded", "it did not have to go for that");
     assert_eq!(ask(&site, TINY), 200);
 }
