@@ -1,7 +1,9 @@
 //! Connections: accepted, served with time limits, drained at the end.
 //!
 //! Invariants: a client that sends its headers slowly, or takes its answer slowly, is given up and hinders nobody;
-//! once told to stop, the server takes no new connection, and lets running requests end within the time for that.
+//! once told to stop, the server takes no new connection, and lets running requests end within the time for that. A client
+//! that shuts its side down has left, even after a whole request: nothing else tells of one that went away, and its pages
+//! are to be free within a step.
 
 use std::future::Future;
 use std::io;
