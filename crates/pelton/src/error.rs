@@ -69,7 +69,9 @@ impl Error {
     /// Usage or failure: the binary's exit code follows it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Usage(_) | Error::Memory(_) | Error::Submit(_) | Error::Cpu(_) | Error::Grammar(_) => ErrorKind::Usage,
+            Error::Usage(_) | Error::Memory(_) | Error::Submit(_) | Error::Cpu(_) | Error::Grammar(_) => {
+                ErrorKind::Usage
+            }
             _ => ErrorKind::Failure,
         }
     }
