@@ -20,9 +20,9 @@ use crate::iq4_nl;
 use crate::rounding::{LANES, first_extreme, inverse_or_zero, nearest_code, scale_f16, sum_lanes};
 
 /// Rounds of refinement over the whole block; more lower the error by less than a thousandth.
-const MAX_ROUNDS: usize = 2;
+const MAX_ROUNDS: usize = 1;
 /// Refits of the scale of a sub-block after the best candidate.
-const MAX_REFITS: usize = 2;
+const MAX_REFITS: usize = 1;
 
 /// The levels of a format.
 pub(crate) trait Codes {
@@ -66,7 +66,7 @@ integers! {
     /// Of Q4_0.
     FourBits: -8.0 to 7.0, from -6.7, 8 of -0.3;
     /// Of Q3_K.
-    ThreeBits: -4.0 to 3.0, from -2.9, 6 of -0.35;
+    ThreeBits: -4.0 to 3.0, from -2.95, 4 of -0.45;
     /// Of TQ1_0 and TQ2_0.
     Ternary: -1.0 to 1.0, from -1.0, 8 of -0.4;
 }
@@ -191,6 +191,24 @@ impl<const LEN: usize> SubBlock<LEN> {
         (sum_lanes(&qq_sums), sum_lanes(&qx_sums))
     }
 
+    /// [`SubBlock::code_sums`] of several inverses at once, one a lane: no sum is taken across lanes.
+    #[inline(never)]
+    fn code_sums_of<C: Codes, const N: usize>(&self, inverses: &[f32; N]) -> [[f32; N]; 2] {
+        let mut sums = [[0.0; N]; 2];
+        for (&x, &w) in self.x.iter().zip(&self.w) {
+            let scaled = inverses.map(|inverse| x * inverse);
+            let q = scaled.map(C::nearest);
+            let wq = q.map(|q| w * q);
+            for (sum, wq) in sums[1].iter_mut().zip(wq) {
+                *sum += wq * x;
+            }
+            for ((sum, wq), q) in sums[0].iter_mut().zip(wq).zip(q) {
+                *sum += wq * q;
+            }
+        }
+        sums
+    }
+
     /// The best real scale of the candidates' least-squares refits.
     fn fit<C: Codes>(&self) -> f32 {
         let extreme = first_extreme(&self.x);
@@ -199,8 +217,7 @@ impl<const LEN: usize> SubBlock<LEN> {
             return 0.0;
         }
         let (mut best, mut explained) = (0.0, 0.0);
-        let mut consider = |inverse: f32| {
-            let (qq, qx) = self.code_sums::<C>(inverse);
+        let mut consider = |qq: f32, qx: f32| {
             // The least-squares scale qx / qq explains qx² / qq of Σwx².
             let better = qx * qx > explained * qq;
             if better {
@@ -208,14 +225,24 @@ impl<const LEN: usize> SubBlock<LEN> {
             }
             (best, better)
         };
-        for sign in [1.0, -1.0] {
-            for step in 0..C::STEPS {
-                consider(sign * (C::FROM + C::STEP * f32::from(step)) / extreme);
+        let mut scale = 0.0;
+        let inverse = 1.0 / extreme;
+        // Half of the lanes for each sign.
+        for first in (0..C::STEPS).step_by(LANES / 2) {
+            let inverses: [f32; LANES] = std::array::from_fn(|lane| {
+                // Past the last step the lanes repeat it.
+                let step = (first + lane as u8 / 2).min(C::STEPS - 1);
+                let sign = if lane % 2 == 0 { inverse } else { -inverse };
+                sign * (C::FROM + C::STEP * f32::from(step))
+            });
+            let [qq, qx] = self.code_sums_of::<C, LANES>(&inverses);
+            for lane in 0..LANES {
+                scale = consider(qq[lane], qx[lane]).0;
             }
         }
-        let mut scale = consider(0.0).0;
         for _ in 0..MAX_REFITS {
-            let (next, better) = consider(inverse_or_zero(scale));
+            let (qq, qx) = self.code_sums::<C>(inverse_or_zero(scale));
+            let (next, better) = consider(qq, qx);
             scale = next;
             if !better {
                 break;
@@ -271,18 +298,20 @@ impl<const N: usize> Levels<N> {
     fn improve<C: Codes, const LEN: usize>(&mut self, subs: &[SubBlock<LEN>; N]) -> BlockSums {
         let mut total = BlockSums::default();
         for (sub, scale) in subs.iter().zip(&mut self.scales) {
-            let sums_of = |scale: i8| {
-                let real = self.d * f32::from(scale);
-                let (qq, qx) = sub.code_sums::<C>(inverse_or_zero(real));
-                // The weighted squared error, less Σwx², which no scale changes.
-                ((real * qq - 2.0 * qx) * real, qq, qx)
-            };
             let from = *scale;
-            let mut least = sums_of(from);
-            for near in [from.saturating_sub(1).max(self.low), from.saturating_add(1).min(-(self.low + 1))] {
-                let sums = sums_of(near);
+            // Itself first: it stays where a neighbour is only as good. The fourth lane repeats it.
+            let below = from.saturating_sub(1).max(self.low);
+            let above = from.saturating_add(1).min(-(self.low + 1));
+            let near = [from, below, above, from];
+            let reals = near.map(|scale| self.d * f32::from(scale));
+            let [qq, qx] = sub.code_sums_of::<C, 4>(&reals.map(inverse_or_zero));
+            // The weighted squared error, less Σwx², which no scale changes.
+            let sums_of = |i: usize| ((reals[i] * qq[i] - 2.0 * qx[i]) * reals[i], qq[i], qx[i]);
+            let mut least = sums_of(0);
+            for i in 1..3 {
+                let sums = sums_of(i);
                 if sums.0 < least.0 {
-                    (*scale, least) = (near, sums);
+                    (*scale, least) = (near[i], sums);
                 }
             }
             total.add(least, f64::from(*scale));

@@ -78,6 +78,11 @@ pub(crate) fn pack_pairs(codes: &[u8; 256], packed: &mut [u8]) {
     }
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    pack_pairs(codes, &mut block[16..80]);
+}
+
 /// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
 pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let found = affine_search::search::<SUB_LEN, 16>(x, w, 3, 15)?;
@@ -85,7 +90,7 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     for (byte, (scale, min)) in block.iter_mut().zip(found.scales.iter().zip(found.mins)) {
         *byte = scale | min << 4;
     }
-    pack_pairs(&found.codes, &mut block[16..80]);
+    set_codes(&found.codes, &mut block);
     block[80..82].copy_from_slice(&found.d.to_le_bytes());
     block[82..].copy_from_slice(&found.dmin.to_le_bytes());
     Some(block)

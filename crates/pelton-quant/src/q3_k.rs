@@ -66,17 +66,23 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[..32].fill(0);
+    for (s, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
+        for (bits, code) in block[..32].iter_mut().zip(codes) {
+            *bits |= (code >> 2) << s;
+        }
+    }
+    pack_pairs(codes, &mut block[32..96]);
+}
+
 /// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
 pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let found = linear_search::search::<ThreeBits, SUB_LEN, 16>(x, w, -32)?;
     let codes = found.codes.map(|code| (code + OFFSET as i8) as u8);
     let mut block = [0; BLOCK_BYTES];
-    for (i, codes) in codes.as_chunks::<32>().0.iter().enumerate() {
-        for (bits, code) in block.iter_mut().zip(codes) {
-            *bits |= (code >> 2) << i;
-        }
-    }
-    pack_pairs(&codes, &mut block[32..96]);
+    set_codes(&codes, &mut block);
     for (s, scale) in found.scales.iter().enumerate() {
         let scale = (scale + 32) as u8;
         block[96 + s % 8] |= (scale & 15) << (4 * (s / 8));

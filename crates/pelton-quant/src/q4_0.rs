@@ -10,7 +10,7 @@
 use half::f16;
 
 use crate::linear_search::{self, FourBits};
-use crate::rounding::{f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
+use crate::rounding::{cut_codes, f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -37,6 +37,11 @@ pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     unpack_nibbles(packed, out);
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[2..].copy_from_slice(&pack_nibbles(codes));
+}
+
 /// The values of a block.
 pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     let scale = scale(block);
@@ -51,10 +56,10 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
 pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let d = first_extreme(x) / -8.0;
     let inverse = inverse_or_zero(d);
-    let q = x.map(|x| truncated(x * inverse + 8.5).clamp(0, 15) as u8);
+    let q = cut_codes(&x.map(|x| x * inverse + 8.5), 15.0, inverse);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
-    block[2..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }
 
@@ -64,6 +69,6 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     let q = codes.map(|code| (code + OFFSET as i8) as u8);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&d.to_le_bytes());
-    block[2..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }

@@ -10,7 +10,7 @@
 use half::f16;
 
 use crate::affine_search;
-use crate::rounding::{extremes, f16_at, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
+use crate::rounding::{cut_codes, extremes, f16_at, inverse_or_zero, pack_nibbles, scale_f16, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -46,6 +46,11 @@ pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     unpack_nibbles(packed, out);
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[4..].copy_from_slice(&pack_nibbles(codes));
+}
+
 /// The values of a block.
 pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     let (scale, min) = (scale(block), min(block));
@@ -61,11 +66,11 @@ pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let (min, max) = extremes(x);
     let d = (max - min) / 15.0;
     let inverse = inverse_or_zero(d);
-    let q = x.map(|x| truncated((x - min) * inverse + 0.5).clamp(0, 15) as u8);
+    let q = cut_codes(&x.map(|x| (x - min) * inverse + 0.5), 15.0, inverse);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
     block[2..4].copy_from_slice(&scale_f16(min)?.to_le_bytes());
-    block[4..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }
 
@@ -75,6 +80,6 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&d.to_le_bytes());
     block[2..4].copy_from_slice(&m.to_le_bytes());
-    block[4..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }

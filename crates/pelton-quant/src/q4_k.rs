@@ -79,6 +79,11 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    pack_nibbles(codes, &mut block[16..]);
+}
+
 /// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
 pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let found = affine_search::search::<SUB_LEN, 8>(x, w, 15, 63)?;
@@ -86,6 +91,6 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     block[2..4].copy_from_slice(&found.dmin.to_le_bytes());
     block[4..16].copy_from_slice(&packed_scales::pack(&found.scales, &found.mins));
-    pack_nibbles(&found.codes, &mut block[16..]);
+    set_codes(&found.codes, &mut block);
     Some(block)
 }

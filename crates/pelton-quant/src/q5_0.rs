@@ -11,7 +11,7 @@
 use half::f16;
 
 use crate::linear_search::{self, FiveBits};
-use crate::rounding::{f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, truncated, unpack_nibbles};
+use crate::rounding::{cut_codes, f16_at, first_extreme, inverse_or_zero, pack_nibbles, scale_f16, unpack_nibbles};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -57,6 +57,12 @@ pub(crate) fn fifth_bits(codes: &[u8; 32]) -> [u8; 4] {
     std::array::from_fn(|byte| (0..8).fold(0, |bits, i| bits | (codes[8 * byte + i] >> 4 & 1) << i))
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[2..6].copy_from_slice(&fifth_bits(codes));
+    block[6..].copy_from_slice(&pack_nibbles(codes));
+}
+
 /// The values of a block.
 pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     let scale = scale(block);
@@ -71,11 +77,10 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
 pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let d = first_extreme(x) / -16.0;
     let inverse = inverse_or_zero(d);
-    let q = x.map(|x| truncated(x * inverse + 16.5).clamp(0, 31) as u8);
+    let q = cut_codes(&x.map(|x| x * inverse + 16.5), 31.0, inverse);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
-    block[2..6].copy_from_slice(&fifth_bits(&q));
-    block[6..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }
 
@@ -85,7 +90,6 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     let q = codes.map(|code| (code + OFFSET as i8) as u8);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&d.to_le_bytes());
-    block[2..6].copy_from_slice(&fifth_bits(&q));
-    block[6..].copy_from_slice(&pack_nibbles(&q));
+    set_codes(&q, &mut block);
     Some(block)
 }

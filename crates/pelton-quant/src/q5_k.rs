@@ -67,6 +67,17 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[16..48].fill(0);
+    for (s, codes) in codes.as_chunks::<SUB_LEN>().0.iter().enumerate() {
+        for (bits, code) in block[16..48].iter_mut().zip(codes) {
+            *bits |= (code >> 4) << s;
+        }
+    }
+    pack_nibbles(codes, &mut block[48..]);
+}
+
 /// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
 pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let found = affine_search::search::<SUB_LEN, 8>(x, w, 31, 63)?;
@@ -74,11 +85,6 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     block[2..4].copy_from_slice(&found.dmin.to_le_bytes());
     block[4..16].copy_from_slice(&packed_scales::pack(&found.scales, &found.mins));
-    for (s, codes) in found.codes.as_chunks::<SUB_LEN>().0.iter().enumerate() {
-        for (bits, code) in block[16..48].iter_mut().zip(codes) {
-            *bits |= (code >> 4) << s;
-        }
-    }
-    pack_nibbles(&found.codes, &mut block[48..]);
+    set_codes(&found.codes, &mut block);
     Some(block)
 }

@@ -63,16 +63,21 @@ pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
     }
 }
 
-/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let found = linear_search::search::<SixBits, SUB_LEN, 16>(x, w, -128)?;
-    let mut block = [0; BLOCK_BYTES];
-    for (e, code) in found.codes.iter().enumerate() {
-        let code = (code + OFFSET as i8) as u8;
+/// Writes the codes, in element order, and leaves the scales.
+pub(crate) fn set_codes(codes: &[u8; BLOCK_LEN], block: &mut [u8; BLOCK_BYTES]) {
+    block[..192].fill(0);
+    for (e, code) in codes.iter().enumerate() {
         let (h, k, l) = (e / 128, e / 32 % 4, e % 32);
         block[64 * h + 32 * (k % 2) + l] |= (code & 15) << (4 * (k / 2));
         block[128 + 32 * h + l] |= (code >> 4) << (2 * k);
     }
+}
+
+/// Searches for the scales of least squared error, weighted with `w`; `None` if they exceed f16.
+pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+    let found = linear_search::search::<SixBits, SUB_LEN, 16>(x, w, -128)?;
+    let mut block = [0; BLOCK_BYTES];
+    set_codes(&found.codes.map(|code| (code + OFFSET as i8) as u8), &mut block);
     for (byte, scale) in block[192..208].iter_mut().zip(found.scales) {
         *byte = scale as u8;
     }

@@ -9,7 +9,7 @@
 
 use half::f16;
 
-use crate::rounding::{f16_at, first_extreme, inverse_or_zero, scale_f16, truncated};
+use crate::rounding::{f16_at, first_extreme, inverse_or_zero, round_codes, scale_f16};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 32;
@@ -50,8 +50,9 @@ pub(crate) fn encode_block(x: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
     let inverse = inverse_or_zero(d);
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&scale_f16(d)?.to_le_bytes());
-    for (byte, x) in block[2..].iter_mut().zip(x) {
-        *byte = truncated((x * inverse).round()) as i8 as u8;
+    let codes = round_codes(&x.map(|x| x * inverse), inverse);
+    for (byte, code) in block[2..].iter_mut().zip(codes) {
+        *byte = code as u8;
     }
     Some(block)
 }

@@ -13,7 +13,7 @@ use half::f16;
 use crate::grid;
 use crate::linear_search::{self, Ternary};
 use crate::q2_k::{pack_pairs, unpack_pairs};
-use crate::rounding::{f16_at, first_extreme, inverse_or_zero, scale_f16, truncated};
+use crate::rounding::{f16_at, first_extreme, inverse_or_zero, round_codes, scale_f16};
 
 /// Elements in a block.
 pub const BLOCK_LEN: usize = 256;
@@ -68,7 +68,7 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
 pub(crate) fn round(x: &[f32; BLOCK_LEN]) -> Option<(f16, [i8; BLOCK_LEN])> {
     let d = first_extreme(x).abs();
     let inverse = inverse_or_zero(d);
-    Some((scale_f16(d)?, x.map(|x| truncated((x * inverse).round()) as i8)))
+    Some((scale_f16(d)?, round_codes(&x.map(|x| x * inverse), inverse)))
 }
 
 fn pack(d: f16, codes: &[i8; BLOCK_LEN]) -> [u8; BLOCK_BYTES] {
