@@ -22,7 +22,7 @@ use crate::nearest_point::{Found, Grid};
 use crate::rounding::scale_f16;
 
 /// Refits of a sub-block's scale after the best start.
-const MAX_REFITS: usize = 1;
+const MAX_REFITS: usize = 2;
 /// The candidates for `d` put the largest real scale on shares of the largest odd multiple from this …
 const SHARE_FROM: f32 = 0.70;
 /// … in this many steps …
@@ -112,7 +112,7 @@ codebooks! {
     /// [`crate::iq2_xs`].
     Iq2Xs: 512 points of 8, nearest_8, scales to 15 per 16, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
     /// [`crate::iq2_s`].
-    Iq2S: 1024 points of 8, nearest_8, scales to 15 per 16, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
+    Iq2S: 1024 points of 8, nearest_8, scales to 15 per 16, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.044, 0.052, 0.061], of extreme [];
     /// [`crate::iq3_xxs`].
     Iq3Xxs: 256 points of 4, nearest_4, scales to 15 per 32, shift None, unit 0.5, levels MAGNITUDES_3_XXS, starts [0.075], of extreme [0.8, 1.0];
     /// [`crate::iq3_s`].
@@ -314,7 +314,7 @@ impl<B: Codebook> Block<'_, B> {
     /// `found`.
     fn better_of_two(&mut self, s: usize, real: f32, unit: f32) -> Sums {
         /// Closer to an odd number than this, of at most 1, it is not worth to try the other.
-        const CLEAR: f32 = 0.5;
+        const CLEAR: f32 = 0.25;
         let low = ((real - 1.0) / 2.0).clamp(0.0, f32::from(B::SCALE_MAX)) as u8;
         let above = real - f32::from(2 * low + 1);
         let (near, other) = if above <= 1.0 { (low, low + 1) } else { (low + 1, low) };

@@ -40,6 +40,7 @@ mod nearest_point;
 mod packed_scales;
 mod rounding;
 mod rows;
+mod stretch;
 mod weight_type;
 mod weights;
 

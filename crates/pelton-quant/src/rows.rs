@@ -4,7 +4,7 @@
 
 use crate::{
     DType, QuantError, float, iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k,
-    q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0, weights,
+    q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, stretch, tq1_0, tq2_0, weights,
 };
 
 /// Decodes `bytes` (whole blocks of `dtype`) into `out` (`block_len` elements per block).
@@ -119,8 +119,25 @@ fn encode_into(dtype: DType, src: &[f32], importance: Option<&[f32]>, out: &mut 
     }
     macro_rules! searched {
         ($format:ident) => {
+            searched!($format, of_block)
+        };
+        ($format:ident, $weights:ident) => {
             encode_blocks(dtype, src, importance, out, |x, importance| {
-                $format::encode_searched(x, &weights::of_block(x, importance))
+                $format::encode_searched(x, &weights::$weights(x, importance))
+            })
+        };
+    }
+    /// A format whose block begins with its `d`, stretched where there is an importance.
+    macro_rules! stretched {
+        ($format:ident) => {
+            encode_blocks(dtype, src, importance, out, |x, importance| {
+                let w = weights::of_block(x, importance);
+                let block = $format::encode_searched(x, &w)?;
+                Some(if importance.is_some() {
+                    stretch::most_of_the_way(block, x, &w, $format::decode_block)
+                } else {
+                    block
+                })
             })
         };
     }
@@ -133,17 +150,17 @@ fn encode_into(dtype: DType, src: &[f32], importance: Option<&[f32]>, out: &mut 
         DType::Q5_0 => return either!(q5_0),
         DType::Q5_1 => return either!(q5_1),
         DType::Q8_0 => return encode_blocks(dtype, src, None, out, |x, _| q8_0::encode_block(x)),
-        DType::Q2_K => return searched!(q2_k),
+        DType::Q2_K => return searched!(q2_k, of_block_with_large),
         DType::Q3_K => return searched!(q3_k),
         DType::Q4_K => return searched!(q4_k),
         DType::Q5_K => return searched!(q5_k),
         DType::Q6_K => return searched!(q6_k),
         DType::IQ1_S => return searched!(iq1_s),
         DType::IQ1_M => return searched!(iq1_m),
-        DType::IQ2_XXS => return searched!(iq2_xxs),
-        DType::IQ2_XS => return searched!(iq2_xs),
-        DType::IQ2_S => return searched!(iq2_s),
-        DType::IQ3_XXS => return searched!(iq3_xxs),
+        DType::IQ2_XXS => return stretched!(iq2_xxs),
+        DType::IQ2_XS => return stretched!(iq2_xs),
+        DType::IQ2_S => return stretched!(iq2_s),
+        DType::IQ3_XXS => return stretched!(iq3_xxs),
         DType::IQ3_S => return searched!(iq3_s),
         DType::IQ4_NL => return searched!(iq4_nl),
         DType::IQ4_XS => return searched!(iq4_xs),
