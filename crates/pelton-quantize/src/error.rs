@@ -53,8 +53,9 @@ impl QuantizeError {
     pub(crate) fn io(file: &Path, action: &'static str) -> impl Fn(std::io::Error) -> QuantizeError + use<> {
         let file = file.display().to_string();
         move |source| {
+            use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
             let advice = match source.kind() {
-                std::io::ErrorKind::StorageFull => {
+                StorageFull | QuotaExceeded | FileTooLarge => {
                     "; what was written is kept: free some space and run the same command again, it goes on there"
                 }
                 _ => "",

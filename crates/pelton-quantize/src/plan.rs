@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pelton_formats::{Mix, ModelFiles, OutputTensor, fallback, output_tensors};
 use pelton_quant::DType;
 
+use crate::awq::Factors;
 use crate::{Imatrix, QuantizeError};
 
 /// How types are chosen.
@@ -36,6 +37,8 @@ pub struct PlannedTensor {
     pub to: DType,
     /// How much each column counts, a row for each expert.
     pub importance: Option<Vec<f32>>,
+    /// What it is multiplied with first.
+    pub(crate) factors: Factors,
 }
 
 impl PlannedTensor {
@@ -77,7 +80,7 @@ impl Plan {
         let mut blind = 0;
         for source in output_tensors(files)? {
             if !source.is_matrix() {
-                tensors.push(PlannedTensor { source, to: DType::F32, importance: None });
+                tensors.push(PlannedTensor { source, to: DType::F32, importance: None, factors: Factors::default() });
                 continue;
             }
             let wanted = match types {
@@ -104,7 +107,7 @@ impl Plan {
             if importance.is_none() && needs_importance(to) {
                 blind += 1;
             }
-            tensors.push(PlannedTensor { source, to, importance });
+            tensors.push(PlannedTensor { source, to, importance, factors: Factors::default() });
         }
         if blind > 0 {
             notes.push(format!(

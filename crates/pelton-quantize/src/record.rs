@@ -1,4 +1,5 @@
-//! Collects an importance matrix: runs a text through a model and sums the squares of what each linear layer reads.
+//! Runs a text through a model and sums, of what each linear layer reads, the squares (an importance matrix) and for some
+//! layers the products ([`Gram`]).
 //!
 //! [`Recorder`] is a backend around another one. Invariant: every op is handed on, so the model computes what it computes
 //! without it. The layers of a block of experts are not recorded: which expert reads what is decided inside one op.
@@ -13,6 +14,7 @@ use pelton_backend::{
 use pelton_cpu::{Cpu, CpuOptions};
 use pelton_formats::ModelConfig;
 
+use crate::gram::Gram;
 use crate::{Imatrix, QuantizeError};
 
 /// Rows of a chunk whose logits are computed, so that the head is recorded too: few, for vocabularies are wide.
@@ -41,22 +43,42 @@ pub fn record(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Recorded, QuantizeError> {
     let config = &model.files.config;
-    if chunk == 0 || chunk > config.max_context {
-        let most = config.max_context;
-        return Err(QuantizeError::Usage(format!("chunks of {chunk} tokens: {} takes 1 to {most}", model.name)));
-    }
-    if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
-        return Err(QuantizeError::Usage(format!("id {id} is outside the vocabulary of {}", config.vocab_size)));
-    }
+    let n_chunks = whole_chunks(model, ids, chunk)?;
+    let mut imatrix = run(model, ids, chunk, threads, BTreeSet::new(), progress)?.into_imatrix();
+    imatrix.chunk_size = u32::try_from(chunk).unwrap_or(u32::MAX);
+    imatrix.chunks = u32::try_from(n_chunks).unwrap_or(u32::MAX);
+    Ok(Recorded { left_out: left_out(&imatrix, config, model), imatrix })
+}
+
+/// The products of the inputs of the layers whose first matrices are named, by that name. `ids` are whole chunks.
+pub(crate) fn grams(
+    model: &Model,
+    ids: &[u32],
+    chunk: usize,
+    threads: Option<usize>,
+    wanted: BTreeSet<String>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<BTreeMap<String, Gram>, QuantizeError> {
+    let layers = run(model, ids, chunk, threads, wanted, progress)?.layers;
+    Ok(layers.into_iter().filter_map(|(name, sums)| Some((name, sums.gram?))).collect())
+}
+
+/// Runs whole chunks, each for itself.
+fn run(
+    model: &Model,
+    ids: &[u32],
+    chunk: usize,
+    threads: Option<usize>,
+    wanted: BTreeSet<String>,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Recorder<Cpu>, QuantizeError> {
+    let config = &model.files.config;
     let n_chunks = ids.len() / chunk;
-    if n_chunks == 0 {
-        let n = ids.len();
-        let problem = format!("the text has {n} tokens, which is not one chunk of {chunk}; give more text or --chunk");
-        return Err(QuantizeError::Usage(problem));
-    }
     let failed = |e: &dyn std::fmt::Display| QuantizeError::Usage(format!("{}: {e}", model.name));
     let options = CpuOptions { threads, batch_threads: None, isa: None };
     let mut backend = Recorder::new(Cpu::new(options).map_err(|e| failed(&e))?);
+    backend.wanted = wanted;
+    backend.threads = threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let decoder = pelton_model::load(&mut backend, config, &model.files.tensors, chunk, &mut |_| ());
     let decoder = decoder.map_err(|e| failed(&e))?;
     let n_pages = chunk.div_ceil(PAGE_LEN);
@@ -71,10 +93,26 @@ pub fn record(
         decoder.forward(&mut backend, &batch.finish(), &mut kv, &mut work, &mut logits);
     }
     progress(n_chunks, n_chunks);
-    let mut imatrix = backend.into_imatrix();
-    imatrix.chunk_size = u32::try_from(chunk).unwrap_or(u32::MAX);
-    imatrix.chunks = u32::try_from(n_chunks).unwrap_or(u32::MAX);
-    Ok(Recorded { left_out: left_out(&imatrix, config, model), imatrix })
+    Ok(backend)
+}
+
+/// How many chunks the ids are.
+pub(crate) fn whole_chunks(model: &Model, ids: &[u32], chunk: usize) -> Result<usize, QuantizeError> {
+    let config = &model.files.config;
+    if chunk == 0 || chunk > config.max_context {
+        let most = config.max_context;
+        return Err(QuantizeError::Usage(format!("chunks of {chunk} tokens: {} takes 1 to {most}", model.name)));
+    }
+    if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
+        return Err(QuantizeError::Usage(format!("id {id} is outside the vocabulary of {}", config.vocab_size)));
+    }
+    let n_chunks = ids.len() / chunk;
+    if n_chunks == 0 {
+        let n = ids.len();
+        let problem = format!("the text has {n} tokens, which is not one chunk of {chunk}; give more text or --chunk");
+        return Err(QuantizeError::Usage(problem));
+    }
+    Ok(n_chunks)
 }
 
 fn left_out(imatrix: &Imatrix, config: &ModelConfig, model: &Model) -> Vec<String> {
@@ -90,6 +128,7 @@ struct Sums {
     names: Vec<String>,
     squares: Vec<f64>,
     rows: usize,
+    gram: Option<Gram>,
 }
 
 /// `B`, listened to.
@@ -97,12 +136,15 @@ pub(crate) struct Recorder<B: Backend> {
     inner: B,
     /// By the name of the first matrix.
     layers: BTreeMap<String, Sums>,
+    /// The first matrices of layers whose products are summed.
+    wanted: BTreeSet<String>,
+    threads: usize,
     values: Vec<f32>,
 }
 
 impl<B: Backend> Recorder<B> {
     pub(crate) fn new(inner: B) -> Recorder<B> {
-        Recorder { inner, layers: BTreeMap::new(), values: Vec::new() }
+        Recorder { inner, layers: BTreeMap::new(), wanted: BTreeSet::new(), threads: 1, values: Vec::new() }
     }
 
     pub(crate) fn into_imatrix(self) -> Imatrix {
@@ -124,6 +166,9 @@ impl<B: Backend> Recorder<B> {
                 *square += f64::from(*value) * f64::from(*value);
             }
             sums.rows += 1;
+        }
+        if let Some(gram) = &mut sums.gram {
+            gram.add(&self.values, self.threads);
         }
     }
 }
@@ -149,7 +194,8 @@ impl<B: Backend> Backend for Recorder<B> {
         if let Some(first) = self.inner.placement(&linear).first() {
             let names = spec.parts.iter().map(|part| part.name().to_owned()).collect();
             let squares = vec![0.0; spec.in_features()];
-            self.layers.insert(first.name.clone(), Sums { names, squares, rows: 0 });
+            let gram = self.wanted.contains(&first.name).then(|| Gram::new(spec.in_features()));
+            self.layers.insert(first.name.clone(), Sums { names, squares, rows: 0, gram });
         }
         Ok(linear)
     }

@@ -3,13 +3,31 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use pelton::{Model, ModelRef, Options};
+use pelton::{Model, ModelRef, Options, Passage, Scorer, ScorerSize};
+use pelton_formats::{Tensors, TokenizerFiles};
 use pelton_quant::DType;
 use pelton_quantize::fit::{self, Goal};
-use pelton_quantize::{Imatrix, Mix, Plan, QuantizeError, Sensitivities, Types, record, write};
+use pelton_quantize::{
+    Calibration, Imatrix, Mix, Plan, QuantizeError, Sensitivities, Types, record, scale, write, write_compensated,
+};
 
 fn embedded() -> Model {
     Model::open(&ModelRef::Embedded, None).expect("the embedded model opens")
+}
+
+/// Its first two layers, with the first 512 words: the same roles, rows and blocks in a quarter of the weights.
+fn small() -> Model {
+    let mut model = embedded();
+    let mut tensors = Tensors::new("small");
+    for tensor in model.files.tensors.iter().filter(|t| !["blk.2", "blk.3", "blk.4", "blk.5"].contains(&&t.name[..5])) {
+        let is_table = tensor.name == "token_embd.weight";
+        tensors.insert(if is_table { tensor.rows(0..512) } else { tensor.clone() }).unwrap();
+    }
+    model.files.tensors = tensors;
+    (model.files.config.n_layers, model.files.config.vocab_size) = (2, 512);
+    model.files.config.sliding_window.truncate(2);
+    (model.files.tokenizer, model.tokenizer) = (TokenizerFiles::Missing, None);
+    model
 }
 
 fn quantize(model: &Model, types: &Types, out: &Path, threads: usize) -> Result<Plan, QuantizeError> {
@@ -29,7 +47,7 @@ fn ids(n: usize, vocab: usize) -> Vec<u32> {
 
 #[test]
 fn what_was_written_is_read_back_with_the_types_of_the_plan() {
-    let model = embedded();
+    let model = small();
     let folder = tempfile::tempdir().unwrap();
     for mix in [Mix::Q4_K_M, Mix::Q2_K, Mix::IQ3_XXS, Mix::IQ2_M, Mix::Q8_0, Mix::F16] {
         let out = folder.path().join(format!("{mix}.gguf"));
@@ -54,7 +72,7 @@ fn what_was_written_is_read_back_with_the_types_of_the_plan() {
 
 #[test]
 fn threads_change_no_byte() {
-    let model = embedded();
+    let model = small();
     let folder = tempfile::tempdir().unwrap();
     let written = [1, 3].map(|threads| {
         let out = folder.path().join(format!("{threads}.gguf"));
@@ -66,7 +84,7 @@ fn threads_change_no_byte() {
 
 #[test]
 fn an_interrupted_run_goes_on_and_damage_is_made_again() {
-    let model = embedded();
+    let model = small();
     let folder = tempfile::tempdir().unwrap();
     let (whole, out) = (folder.path().join("whole.gguf"), folder.path().join("out.gguf"));
     let types = Types::Mix(Mix::Q4_0);
@@ -109,7 +127,7 @@ fn an_interrupted_run_goes_on_and_damage_is_made_again() {
 
 #[test]
 fn a_folder_that_is_not_there_and_an_output_that_cannot_be_written_are_errors() {
-    let model = embedded();
+    let model = small();
     let folder = tempfile::tempdir().unwrap();
     let missing: PathBuf = folder.path().join("nowhere").join("out.gguf");
     let Err(error) = quantize(&model, &Types::Mix(Mix::Q4_0), &missing, 1) else { panic!("written") };
@@ -125,9 +143,9 @@ fn a_folder_that_is_not_there_and_an_output_that_cannot_be_written_are_errors() 
 
 #[test]
 fn weights_that_are_no_numbers_are_named() {
-    let model = embedded();
+    let model = small();
     let mut files = model.files.clone();
-    let mut tensors = pelton_formats::Tensors::new("broken");
+    let mut tensors = Tensors::new("broken");
     for tensor in files.tensors.iter() {
         let mut tensor = tensor.clone();
         if tensor.name == "blk.1.ffn_up.weight" {
@@ -152,7 +170,7 @@ fn weights_that_are_no_numbers_are_named() {
 
 #[test]
 fn an_importance_matrix_is_recorded_written_read_and_used() {
-    let model = embedded();
+    let model = small();
     let ids = ids(300, model.files.config.vocab_size);
     let recorded = record::record(&model, &ids, 128, Some(2), &mut |_, _| ()).unwrap();
     assert!(recorded.left_out.is_empty(), "{:?}", recorded.left_out);
@@ -164,9 +182,9 @@ fn an_importance_matrix_is_recorded_written_read_and_used() {
     assert_eq!(read, recorded.imatrix);
     // The three read the same input.
     let of = |name: &str| read.of(name, 256, 1).unwrap().unwrap();
-    assert_eq!(of("blk.2.attn_q.weight"), of("blk.2.attn_v.weight"));
-    assert_ne!(of("blk.2.attn_q.weight"), of("blk.2.ffn_up.weight"));
-    assert!(read.of("blk.2.attn_q.weight", 512, 1).is_err(), "of another model");
+    assert_eq!(of("blk.1.attn_q.weight"), of("blk.1.attn_v.weight"));
+    assert_ne!(of("blk.1.attn_q.weight"), of("blk.1.ffn_up.weight"));
+    assert!(read.of("blk.1.attn_q.weight", 512, 1).is_err(), "of another model");
     let plan = Plan::new(&model.files, &Types::Mix(Mix::IQ2_XXS), Some(&read)).unwrap();
     assert!(plan.tensors.iter().all(|t| !t.source.is_matrix() || t.importance.is_some()));
     assert!(plan.notes.is_empty(), "{:?}", plan.notes);
@@ -202,14 +220,14 @@ fn the_older_form_of_importance_matrices_is_read_and_cut_ones_are_refused() {
     std::fs::write(&path, &negative).unwrap();
     assert!(Imatrix::read(&path).unwrap_err().to_string().contains("-1"));
     let model = folder.path().join("model.gguf");
-    quantize(&embedded(), &Types::Mix(Mix::Q8_0), &model, 1).unwrap();
+    quantize(&small(), &Types::Mix(Mix::Q8_0), &model, 1).unwrap();
     let error = Imatrix::read(&model).unwrap_err().to_string();
     assert!(error.contains("no importance matrix"), "{error}");
 }
 
 #[test]
 fn a_budget_is_kept_and_more_bytes_bring_less_harm() {
-    let model = embedded();
+    let model = small();
     let plan = Plan::new(&model.files, &Types::All(DType::Q8_0), None).unwrap();
     let ids = ids(128, model.files.config.vocab_size);
     let options = Options { threads: Some(2), ..Options::default() };
@@ -237,6 +255,76 @@ fn a_budget_is_kept_and_more_bytes_bring_less_harm() {
         let error = fit::choose(&plan, matrices.clone(), goal).unwrap_err();
         assert!(matches!(error, QuantizeError::Usage(_)), "{error}");
     }
+}
+
+/// The logits of every position of one window.
+fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
+    let size = ScorerSize { context: ids.len(), sequences: 1 };
+    let options = Options { threads: Some(2), ..Options::default() };
+    let mut scorer = Scorer::load(model, &options, size, &mut |_| ()).unwrap();
+    let mut all = Vec::new();
+    scorer
+        .run(&[Passage { ids, from: 1 }], &mut |_, logits| {
+            all.extend_from_slice(logits);
+            Ok(())
+        })
+        .unwrap();
+    all
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let square = |x: &f32| f64::from(*x).powi(2);
+    let apart: f64 = a.iter().zip(b).map(|(a, b)| square(&(a - b))).sum();
+    (apart / a.iter().map(square).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn a_scaled_model_computes_what_the_model_does() {
+    let model = small();
+    let ids = ids(192, 512);
+    let mut calibration = Calibration::new(&model, &ids, 64, Some(2)).unwrap();
+    let mut plan = Plan::new(&model.files, &Types::All(DType::Q3_K), None).unwrap();
+    let scaled = scale(&mut plan, &model.files.config, &mut calibration, &mut |_, _| ()).unwrap();
+    assert!((2..=8).contains(&scaled), "{scaled} of eight inputs");
+    // The scales were chosen for Q3_K; F32 shows that they are made good exactly.
+    plan.tensors.iter_mut().for_each(|tensor| tensor.to = DType::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.gguf");
+    write(&model.files, &mut plan, &out, 2, &mut |_| ()).unwrap();
+    let plain = folder.path().join("plain.gguf");
+    quantize(&model, &Types::Mix(Mix::F32), &plain, 2).unwrap();
+    let (scaled, plain) = (path_model(&out), path_model(&plain));
+    let values = |model: &Model, name: &str| model.files.tensors.get(name).unwrap().to_f32().unwrap();
+    assert_ne!(values(&scaled, "blk.0.ffn_up.weight"), values(&plain, "blk.0.ffn_up.weight"));
+    let apart = distance(&logits(&plain, &ids[..64]), &logits(&scaled, &ids[..64]));
+    assert!(apart < 2e-3, "{apart}");
+}
+
+#[test]
+fn compensated_layers_are_nearer_to_the_models_on_the_text_whatever_fits_in_memory() {
+    let model = small();
+    let ids = ids(1024, 512);
+    let folder = tempfile::tempdir().unwrap();
+    let types = Types::All(DType::Q2_K);
+    let written = |name: &str, memory: u64, threads: usize| {
+        let mut calibration = Calibration::new(&model, &ids, 128, Some(2)).unwrap().with_memory(memory);
+        let mut plan = Plan::new(&model.files, &types, None).unwrap();
+        let out = folder.path().join(name);
+        write_compensated(&model.files, &mut plan, Some(&mut calibration), &out, threads, &mut |_| ()).unwrap();
+        (calibration.runs(), std::fs::read(out).unwrap())
+    };
+    let (runs, bytes) = written("all.gguf", 1 << 30, 2);
+    assert_eq!(runs, 1);
+    // Room for one layer's products alone: the text is run for each input, to the same bytes.
+    let (runs, again) = written("again.gguf", 1, 1);
+    assert!(runs >= 8, "{runs}");
+    assert!(bytes == again);
+    let plain = folder.path().join("plain.gguf");
+    quantize(&model, &types, &plain, 2).unwrap();
+    let truth = logits(&model, &ids[..256]);
+    let apart = |name: &str| distance(&truth, &logits(&path_model(&folder.path().join(name)), &ids[..256]));
+    let (with, without) = (apart("all.gguf"), apart("plain.gguf"));
+    assert!(with < 0.9 * without, "{with} with, {without} without");
 }
 
 #[test]
