@@ -26,12 +26,21 @@ pub(crate) struct QuantizeArgs {
     /// Choose a type for each matrix so that the predicted divergence (KL, in nats) is at most this, in the fewest bytes
     #[arg(long, value_name = "KL", group = "types", requires = "text", value_parser = numbers::positive)]
     pub fit_quality: Option<f32>,
-    /// Text on which --fit measures what an error in each matrix does to the model's predictions
-    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    /// Round each element so that it makes good the errors of those before it (GPTQ), by what the layers read on --text.
+    /// Lowers the divergence of types with a code for each element, Q2_K to Q5_K most; no --imatrix is needed
+    #[arg(long, requires = "text")]
+    pub gptq: bool,
+    /// Scale columns that meet large inputs up before they are rounded, and what makes these inputs down (AWQ), by what the
+    /// layers read on --text
+    #[arg(long, requires = "text")]
+    pub awq: bool,
+    /// Text on which --fit measures what an error in each matrix does to the model's predictions, and which --gptq and
+    /// --awq run: one of the kind that the model will meet
+    #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Tokens of --text that are used
-    #[arg(long, default_value = "4096", value_name = "TOKENS", value_parser = numbers::at_least_one)]
-    pub tokens: usize,
+    /// Tokens of --text that are used [default: 4096 for --fit, 65536 for --gptq and --awq]
+    #[arg(long, value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub tokens: Option<usize>,
     /// Importance matrix: of `pelton imatrix`, or of llama.cpp
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pelton::{DType, Model, Options};
 use pelton_quantize::fit::{self, Choice, Goal};
-use pelton_quantize::{Imatrix, Mix, Plan, QuantizeError, Sensitivities, Types, write};
+use pelton_quantize::{Calibration, Imatrix, Mix, Plan, QuantizeError, Sensitivities, Types, write_compensated};
 use serde_json::json;
 
 use crate::Usage;
@@ -14,8 +14,12 @@ use crate::progress::Progress;
 use crate::setup::Context;
 use crate::term::{bytes, print_line, print_now, thousands};
 
-/// Tokens of a window on which --fit compares predictions.
+/// Tokens of a window on which --fit compares predictions, and of a chunk that a calibration runs.
 const WINDOW: usize = 512;
+/// Tokens of the text that --fit uses where no number is given.
+const FIT_TOKENS: usize = 4096;
+/// … and that --gptq and --awq use: with fewer, products of inputs are as much chance as the model's.
+const CALIBRATION_TOKENS: usize = 65_536;
 
 pub(crate) fn run(args: &QuantizeArgs, context: &Context) -> anyhow::Result<()> {
     let named = args.to.as_deref().map(types).transpose()?;
@@ -23,11 +27,23 @@ pub(crate) fn run(args: &QuantizeArgs, context: &Context) -> anyhow::Result<()> 
     refuse_own_source(args, context)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::read).transpose().map_err(usage)?;
     let threads = args.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    let ids = calibration_text(args, &model)?;
     let (mut plan, choices) = match named {
         Some(types) => (Plan::new(&model.files, &types, imatrix.as_ref()).map_err(usage)?, Vec::new()),
         None => fitted(args, context, &model, imatrix.as_ref(), threads)?,
     };
     warn_of_second_rounding(&plan, context);
+    let mut calibration = match args.gptq || args.awq {
+        true => {
+            let chunk = WINDOW.min(model.files.config.max_context);
+            Some(Calibration::new(&model, &ids, chunk, args.threads).map_err(usage)?)
+        }
+        false => None,
+    };
+    if let Some(calibration) = calibration.as_mut().filter(|_| args.awq && !args.dry_run) {
+        scale_columns(&mut plan, &model, calibration, context)?;
+    }
+    let mut calibration = calibration.filter(|_| args.gptq);
     if !args.json {
         print_now(&table(&plan, &choices))?;
     }
@@ -35,10 +51,11 @@ pub(crate) fn run(args: &QuantizeArgs, context: &Context) -> anyhow::Result<()> 
         true => None,
         false => {
             let bar = Progress::items(context.quiet);
-            let result = write(&model.files, &mut plan, &args.output, threads, &mut |p| {
-                bar.set(p.done / 1_000_000, p.total / 1_000_000);
-                bar.message(format!("{} (millions of weights)", p.tensor));
-            });
+            let result =
+                write_compensated(&model.files, &mut plan, calibration.as_mut(), &args.output, threads, &mut |p| {
+                    bar.set(p.done / 1_000_000, p.total / 1_000_000);
+                    bar.message(format!("{} (millions of weights)", p.tensor));
+                });
             drop(bar);
             Some(result.map_err(usage)?)
         }
@@ -53,7 +70,7 @@ pub(crate) fn run(args: &QuantizeArgs, context: &Context) -> anyhow::Result<()> 
         let object = json!({
             "out": args.output, "tensor_bytes": plan.bytes(), "file_bytes": written.map(|w| w.bytes),
             "bits_per_weight": bits, "resumed_tensors": written.map(|w| w.resumed), "notes": plan.notes,
-            "predicted_kl": (args.text.is_some()).then_some(harm), "tensors": tensors,
+            "predicted_kl": (args.to.is_none() && args.text.is_some()).then_some(harm), "tensors": tensors,
         });
         return Ok(print_line(&object.to_string())?);
     }
@@ -81,6 +98,20 @@ fn types(name: &str) -> anyhow::Result<Types> {
     Ok(Types::Mix(Mix::from_name(name).ok_or_else(unknown)?))
 }
 
+/// The ids that --gptq and --awq run; none without them.
+fn calibration_text(args: &QuantizeArgs, model: &Model) -> anyhow::Result<Vec<u32>> {
+    let Some(text) = args.text.as_ref() else { return Ok(Vec::new()) };
+    if !args.gptq && !args.awq {
+        if args.to.is_some() {
+            return Err(Usage("--text: nothing uses it; it is for --fit, --gptq and --awq".into()).into());
+        }
+        return Ok(Vec::new());
+    }
+    let mut ids = read_text(model, text)?;
+    ids.truncate(args.tokens.unwrap_or(CALIBRATION_TOKENS));
+    Ok(ids)
+}
+
 fn refuse_own_source(args: &QuantizeArgs, context: &Context) -> anyhow::Result<()> {
     let out = args.output.display();
     if args.output.is_dir() {
@@ -106,7 +137,7 @@ fn fitted(
     let sensitivities = match &args.text {
         Some(text) => {
             let mut ids = read_text(model, text)?;
-            ids.truncate(args.tokens);
+            ids.truncate(args.tokens.unwrap_or(FIT_TOKENS));
             bar.message("measuring what errors do");
             let options = Options { threads: args.threads, isa: context.environment.isa.clone(), ..Options::default() };
             let measured = Sensitivities::measure(model, &plan, &ids, WINDOW, &options, &mut |done, all| {
@@ -130,6 +161,23 @@ fn fitted(
     let each: BTreeMap<String, DType> = choices.iter().map(|c| (c.name.clone(), c.chosen.dtype)).collect();
     let plan = Plan::new(&model.files, &Types::Each(each), imatrix).map_err(usage)?;
     Ok((plan, choices))
+}
+
+/// Chooses scales for --awq.
+fn scale_columns(
+    plan: &mut Plan,
+    model: &Model,
+    calibration: &mut Calibration<'_>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let bar = Progress::steps(context.quiet);
+    bar.message("looking for scales");
+    let scaled = pelton_quantize::scale(plan, &model.files.config, calibration, &mut |done, all| {
+        bar.set(done as u64, all as u64);
+    });
+    drop(bar);
+    context.note(&format!("{} inputs of layers are scaled", scaled.map_err(usage)?));
+    Ok(())
 }
 
 /// Quantizing what was quantized adds errors.

@@ -16,6 +16,7 @@ mod mock_server;
 mod models;
 mod packed;
 mod pelton;
+mod quantize;
 mod quantized;
 mod route;
 mod run;

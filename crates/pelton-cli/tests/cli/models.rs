@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use pelton::{Model, ModelRef};
+
 use crate::pelton::Sandbox;
 
 /// The root of the repository.
@@ -32,4 +34,18 @@ pub(crate) fn replace(file: &Path, from: &str, to: &str) {
     let text = std::fs::read_to_string(file).unwrap();
     assert!(text.contains(from), "{from} is not in {}", file.display());
     std::fs::write(file, text.replace(from, to)).unwrap();
+}
+
+/// The embedded model with the first of its layers alone and F16 matrices, as `small.gguf` in the sandbox: it has a
+/// tokenizer and rows that every type's blocks divide.
+pub(crate) fn small(sandbox: &Sandbox) -> PathBuf {
+    use pelton_quantize::{Mix, Plan, Types, write};
+    let mut files = Model::open(&ModelRef::Embedded, None).unwrap().files;
+    files.config.n_layers = 1;
+    files.config.sliding_window.truncate(1);
+    let mut plan = Plan::new(&files, &Types::Mix(Mix::F16), None).unwrap();
+    plan.tensors.retain(|t| !t.source.name().starts_with("blk.") || t.source.name().starts_with("blk.0."));
+    let path = sandbox.path("small.gguf");
+    write(&files, &mut plan, &path, 2, &mut |_| ()).unwrap();
+    path
 }
