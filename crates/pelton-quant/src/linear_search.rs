@@ -308,10 +308,10 @@ impl<const N: usize> Levels<N> {
             // The weighted squared error, less Σwx², which no scale changes.
             let sums_of = |i: usize| ((reals[i] * qq[i] - 2.0 * qx[i]) * reals[i], qq[i], qx[i]);
             let mut least = sums_of(0);
-            for i in 1..3 {
+            for (i, near) in [(1, below), (2, above)] {
                 let sums = sums_of(i);
                 if sums.0 < least.0 {
-                    (*scale, least) = (near[i], sums);
+                    (*scale, least) = (near, sums);
                 }
             }
             total.add(least, f64::from(*scale));
