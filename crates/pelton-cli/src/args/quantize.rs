@@ -27,7 +27,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "KL", group = "types", requires = "text", value_parser = numbers::positive)]
     pub fit_quality: Option<f32>,
     /// Round each element so that it makes good the errors of those before it (GPTQ), by what the layers read on --text.
-    /// Lowers the divergence of types with a code for each element, Q2_K to Q5_K most; no --imatrix is needed
+    /// For types with a code for each element, Q4_0 to Q5_1 and Q2_K to Q6_K; no --imatrix is needed
     #[arg(long, requires = "text")]
     pub gptq: bool,
     /// Scale columns that meet large inputs up before they are rounded, and what makes these inputs down (AWQ), by what the
