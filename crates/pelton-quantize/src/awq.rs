@@ -77,7 +77,7 @@ fn groups(config: &ModelConfig, layer: usize) -> Vec<Scaled> {
     let mut groups =
         vec![group(&["attn_q", "attn_k", "attn_v"], "attn_norm", None), group(&["attn_output"], "attn_v", Some(heads))];
     // A router reads what experts read, and their inputs are not recorded.
-    if !config.moe.as_ref().is_some_and(|moe| moe.moe_layers.get(layer) == Some(&true)) {
+    if config.moe.as_ref().is_none_or(|moe| moe.moe_layers.get(layer) != Some(&true)) {
         groups.push(group(&["ffn_gate", "ffn_up"], "ffn_norm", None));
         groups.push(group(&["ffn_down"], "ffn_up", None));
     }
