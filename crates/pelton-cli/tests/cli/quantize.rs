@@ -202,7 +202,8 @@ fn wrong_calls_are_usage_errors() {
     sandbox.run(&["imatrix", "small.gguf", "none.txt", "-o", "im.gguf"]).usage(&["none.txt: cannot read"]);
     let long = ["imatrix", "small.gguf", "text.txt", "-o", "im.gguf", "--chunk", "9999"];
     sandbox.run(&long).usage(&["chunks of 9999 tokens", "1 to 1024"]);
-    let no_words = ["imatrix", arg(&fixture("qwen3")), "text.txt", "-o", "im.gguf"];
+    let folder = fixture("qwen3");
+    let no_words = ["imatrix", arg(&folder), "text.txt", "-o", "im.gguf"];
     sandbox.run(&no_words).usage(&["has no tokenizer"]);
     assert_eq!(files_in(&sandbox), ["small.gguf", "text.txt"]);
 }
@@ -217,7 +218,8 @@ fn files_that_are_not_what_they_should_be_are_named() {
     quantize(&sandbox, &["--to", "Q4_0", "--imatrix", "text.txt"]).failure(&["text.txt", "importance matrix"]);
     quantize(&sandbox, &["--to", "Q4_0", "--imatrix", "small.gguf"]).failure(&["small.gguf", "no importance matrix"]);
     // Of another model.
-    let of_draft = ["imatrix", arg(&draft()), "text.txt", "-o", "im.gguf", "--chunk", "32", "--chunks", "1"];
+    let draft = draft();
+    let of_draft = ["imatrix", arg(&draft), "text.txt", "-o", "im.gguf", "--chunk", "32", "--chunks", "1"];
     sandbox.run(&of_draft).ok();
     quantize(&sandbox, &["--to", "Q4_0", "--imatrix", "im.gguf"]).failure(&["it is of another model"]);
     quantize(&sandbox, &["--to", "Q4_0", "--threads", "2", "--json"]).ok();
