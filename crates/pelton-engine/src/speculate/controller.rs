@@ -9,16 +9,18 @@
 //! machine. The drafts most likely to survive are added as long as tokens per second rise.
 //!
 //! What makes it unable to lose is the [`Bank`]: the seconds that speculation has saved so far, by measurement, and a
-//! small allowance for trying. A step with drafts must be covered by it in the worst case, that none is accepted. So
-//! at any moment all that speculation has ever cost is at most what it has brought, plus that allowance, whatever
-//! drafts do next. Where nothing is ever accepted, that is [`ALLOWANCE`] of the time.
+//! small allowance for trying. A step with drafts must be covered by it in the worst case, that none is accepted; and
+//! looking for drafts, choosing among them and learning from them is paid from it, too: small models' steps are short
+//! enough for that to be felt. While it is empty nobody looks. So at any moment all that speculation has ever cost is at
+//! most what it has brought, plus that allowance (and the last look), whatever drafts do next. Where nothing is ever
+//! accepted, that is [`ALLOWANCE`] of the time.
 //!
 //! Invariant: no clock here, and no randomness; the same measurements give the same choices.
 
 use super::MAX_DRAFT;
 use super::cost::StepCost;
 
-/// Share of all time that may be spent on trying.
+/// Share of the time of decode steps that may be spent on trying.
 pub(crate) const ALLOWANCE: f64 = 0.006;
 
 /// Speculation pays where it is expected to be this much faster than plain decoding.
@@ -291,25 +293,54 @@ impl Controller {
         }
     }
 
-    /// What to draft for the next step. `most`: drafts behind one token.
-    pub(crate) fn choose(&mut self, outlooks: &[Outlook], most: usize) -> Order {
+    /// Whether a step of `n` sequences may have drafts: if not, drafters need not even be asked what they have.
+    pub(crate) fn may_look(&mut self, n: usize) -> bool {
         self.trials.iter_mut().for_each(|trials| trials.since = trials.since.saturating_add(1));
-        let n = outlooks.len();
         if n == 0 || self.since_plain >= PLAIN_EVERY || self.costs.target.seen(n) < StepCost::ENOUGH {
-            return Order::nothing(n);
+            return false;
         }
         if self.trust > 0.0 {
             self.bank.seconds += self.trust * self.costs.target.estimate(n).unwrap_or(0.0);
             self.trust = 0.0;
         }
-        if self.bank.seconds <= 0.0 {
-            return Order::nothing(n);
+        self.bank.seconds > 0.0
+    }
+
+    /// Whether a drafter is worth asking: its trial is due, or it would pay if it had nothing to catch up with. What
+    /// needs no model is always asked. `survival`: what is known of its drafts for all sequences.
+    pub(crate) fn is_worth_asking(&self, drafter: usize, survival: impl FnOnce() -> Vec<f64>, n: usize) -> bool {
+        let trials = self.trials[drafter];
+        let is_free = self.costs.drafters[drafter].is_none();
+        is_free || trials.since >= trials.wait || self.promises(drafter, &survival(), n)
+    }
+
+    /// Whether drafts of one drafter for `n` sequences would pay at some depth, with nothing to catch up.
+    fn promises(&self, drafter: usize, survival: &[f64], n: usize) -> bool {
+        if self.costs.drafters[drafter].is_none() {
+            return true;
         }
+        let (Some(plain), pass) = (self.costs.target.estimate(n), pass_seconds(&self.costs, drafter, n)) else {
+            return false;
+        };
+        let mut tokens = 1.0;
+        let pays = |(depth, survival): (usize, &f64)| {
+            tokens += survival;
+            let step = self.costs.target.estimate(n + n * depth).unwrap_or(f64::INFINITY);
+            tokens * plain > step + pass * depth as f64
+        };
+        (1..).zip(survival).any(pays)
+    }
+
+    /// What to draft for the next step. `most`: drafts behind one token.
+    pub(crate) fn choose(&mut self, outlooks: &[Outlook], most: usize) -> Order {
+        let n = outlooks.len();
+        let offered = |drafter: usize| outlooks.iter().any(|o| o.prospects[drafter].is_some());
+        let models = self.costs.drafters.iter().enumerate().any(|(d, cost)| cost.is_some() && offered(d));
         // The most that the bank covers.
-        let mut len = most;
+        let mut len = if (0..self.costs.drafters.len()).any(offered) { most } else { 0 };
         while len > 0 {
             let free = best_with(&self.costs, outlooks, &|d| self.costs.drafters[d].is_none(), len, self.max_rows);
-            let any = best_with(&self.costs, outlooks, &|_| true, len, self.max_rows);
+            let any = models.then(|| best_with(&self.costs, outlooks, &|_| true, len, self.max_rows)).flatten();
             let pays = [free, any].into_iter().flatten().filter(|choice| choice.gain > MARGIN);
             let pays: Vec<Choice> = pays.collect();
             if pays.is_empty() {
@@ -359,7 +390,12 @@ impl Controller {
                 }
             }
         }
-        let (_, drafter, picks) = best?;
+        let Some((_, drafter, picks)) = best else {
+            // Too dear yet: it is not asked what it has at every step until then.
+            let due = self.trials.iter_mut().filter(|trials| trials.since >= trials.wait);
+            due.for_each(|trials| trials.since = trials.wait - trials.wait.min(FIRST_WAIT));
+            return None;
+        };
         self.trials[drafter].since = 0;
         Some(Order { picks, gain: 0.0 })
     }
@@ -386,10 +422,18 @@ impl Controller {
         cost.measured.estimate(rows).map_or(seconds, |expected| seconds.min(2.0 * expected))
     }
 
-    /// Takes note of drafts of a drafter that were run.
-    pub(crate) fn note_drafts(&mut self, drafter: usize, accepted: usize) {
+    /// Takes note of drafts of a drafter that were run for one of `n` sequences. `survival`: what is known of them now.
+    pub(crate) fn note_drafts(&mut self, drafter: usize, accepted: usize, survival: &[f64], n: usize) {
+        let is_good = accepted > 0 && self.promises(drafter, survival, n);
         let trials = &mut self.trials[drafter];
-        trials.wait = if accepted > 0 { FIRST_WAIT } else { (trials.wait * 2).min(LAST_WAIT) };
+        trials.wait = if is_good { FIRST_WAIT } else { (trials.wait * 2).min(LAST_WAIT) };
+    }
+
+    /// Takes note of `seconds` spent on looking for drafts, choosing among them and learning from them.
+    pub(crate) fn note_look(&mut self, n: usize, seconds: f64) {
+        // Who was put to sleep meanwhile has not looked for so long.
+        let most = self.costs.target.estimate(n).unwrap_or(0.0);
+        self.bank.seconds -= seconds.min(most);
     }
 
     /// Takes note of a step of `n` sequences with `x` drafts, made in `drafting` seconds, that brought `tokens` tokens
@@ -411,12 +455,12 @@ impl Controller {
     }
 
     /// Takes note of a step of `rows` rows of prompts alone (a draft model that is behind has such to run), or of one of
-    /// which nothing is to be learned, with 0 rows.
+    /// which nothing is to be learned, with 0 rows. It allows for nothing: what streams may lose is a share of their own
+    /// time.
     pub(crate) fn note_prompts(&mut self, rows: usize, seconds: f64) {
         if rows > LARGEST_STEP && self.costs.target.estimate(1).is_some() {
             self.costs.target.note(rows, seconds);
         }
-        self.allow(seconds);
     }
 
     /// Takes note of a plain step of `n` sequences none of which may have drafts.

@@ -40,6 +40,8 @@ struct UnderWay {
     drafted: HashMap<SeqId, Drafted>,
     /// Seconds that drafting took.
     seconds: f64,
+    /// Seconds that went by between the first look and the last draft.
+    looking: f64,
     /// Whether any sequence may have drafts at all; where none may, the step is no affair of speculation's.
     is_wanted: bool,
 }
@@ -57,6 +59,8 @@ pub(crate) struct Speculator<B: Backend> {
     /// Length of an answer, on average.
     typical: f64,
     under_way: UnderWay,
+    /// Seconds that learning from the last step took.
+    learning: f64,
 }
 
 impl<B: Backend> Speculator<B> {
@@ -72,6 +76,7 @@ impl<B: Backend> Speculator<B> {
             target_bytes: target_bytes.max(1),
             typical: TYPICAL_ANSWER,
             under_way: UnderWay::default(),
+            learning: 0.0,
         }
     }
 
@@ -111,14 +116,35 @@ impl<B: Backend> Speculator<B> {
         let ids: Vec<SeqId> = sched.decoding().filter(is_answer).collect();
         let wants: Vec<bool> = ids.iter().map(|id| sequences[id].request.speculate).collect();
         self.under_way.is_wanted = wants.contains(&true);
-        if !self.under_way.is_wanted {
+        if !self.under_way.is_wanted || (self.options.forced.is_none() && !self.controller.may_look(ids.len())) {
             return;
         }
+        let start = Instant::now();
+        self.look(&ids, &wants, sched, sequences, backend, eos);
+        self.under_way.looking = start.elapsed().as_secs_f64();
+    }
+
+    /// Asks drafters what they have, chooses, and sets drafts.
+    fn look(
+        &mut self,
+        ids: &[SeqId],
+        wants: &[bool],
+        sched: &mut Scheduler,
+        sequences: &mut HashMap<SeqId, Sequence>,
+        backend: &mut B,
+        eos: &[u32],
+    ) {
+        let n = ids.len();
+        let is_asked = |drafter: usize| {
+            let survival = || self.records[drafter].survival(&Outcomes::default(), self.options.max_draft);
+            self.options.forced.is_some() || self.controller.is_worth_asking(drafter, survival, n)
+        };
+        let asked: Vec<bool> = (0..self.drafters.len()).map(is_asked).collect();
         let offer = |(&id, &wants): (&SeqId, &bool)| match wants {
-            true => self.offers(id, sched),
+            true => self.offers(id, &asked, sched),
             false => vec![Offer::default(); self.drafters.len()],
         };
-        let offers: Vec<Vec<Offer>> = ids.iter().zip(&wants).map(offer).collect();
+        let offers: Vec<Vec<Offer>> = ids.iter().zip(wants).map(offer).collect();
         let order = match self.options.forced {
             Some(len) => forced(&offers, len),
             None => {
@@ -131,21 +157,25 @@ impl<B: Backend> Speculator<B> {
             return;
         }
         for drafter in 0..self.drafters.len() {
-            let asks = self.asks(drafter, &ids, &order, sched, sequences);
+            let asks = self.asks(drafter, ids, &order, sched, sequences);
             if !asks.is_empty() {
                 let asks = self.draft(drafter, asks, sequences, backend);
                 self.take(drafter, asks, sequences, sched, eos);
             }
         }
         if order.gain > 0.0 {
-            self.trim(ids.len(), sched);
+            self.trim(n, sched);
         }
     }
 
-    fn offers(&mut self, id: SeqId, sched: &Scheduler) -> Vec<Offer> {
+    fn offers(&mut self, id: SeqId, asked: &[bool], sched: &Scheduler) -> Vec<Offer> {
         let text = sched.tokens(id).expect("it decodes next");
         let pages = sched.pages(id).expect("it decodes next");
-        self.drafters.iter_mut().map(|drafter| drafter.offer(id, text, pages)).collect()
+        let offer = |(drafter, &asked): (&mut Box<dyn Drafter<B>>, &bool)| match asked {
+            true => drafter.offer(id, text, pages),
+            false => Offer::default(),
+        };
+        self.drafters.iter_mut().zip(asked).map(offer).collect()
     }
 
     fn outlook(&mut self, id: SeqId, offers: &[Offer], sched: &Scheduler) -> Outlook {
@@ -257,7 +287,25 @@ impl<B: Backend> Speculator<B> {
     /// Learns from a step that took `seconds`, drafting not among them. Gives, for each row of a step of decode rows
     /// alone, what a plain step takes and what this one took.
     pub(crate) fn learn(&mut self, plan: &Plan, verified: &[Verified], seconds: f64) -> Option<(f64, f64)> {
+        let start = Instant::now();
         let under_way = std::mem::take(&mut self.under_way);
+        if under_way.is_wanted {
+            let looked = (under_way.looking - under_way.seconds).max(0.0) + std::mem::take(&mut self.learning);
+            self.controller.note_look(plan.rows.len(), looked);
+        }
+        self.note_drafts(plan, verified, &under_way);
+        let learned = self.note_step(plan, verified, seconds, &under_way);
+        if under_way.is_wanted {
+            self.learning = start.elapsed().as_secs_f64();
+        }
+        learned
+    }
+
+    /// Learns which drafts were accepted.
+    fn note_drafts(&mut self, plan: &Plan, verified: &[Verified], under_way: &UnderWay) {
+        if under_way.drafted.is_empty() {
+            return;
+        }
         let n_drafts: HashMap<SeqId, usize> = plan.rows.iter().map(|row| (row.seq, row.n_drafts)).collect();
         for row in verified {
             let Some(Drafted { drafter, classes }) = under_way.drafted.get(&row.seq) else { continue };
@@ -270,8 +318,19 @@ impl<B: Backend> Speculator<B> {
             let mut ended = Outcomes::default();
             let own = self.own.get_mut(&row.seq).map_or(&mut ended, |own| &mut own[*drafter]);
             self.records[*drafter].note(own, &classes[..run], accepted, row.rejected);
-            self.controller.note_drafts(*drafter, accepted);
+            let survival = self.records[*drafter].survival(&Outcomes::default(), self.options.max_draft);
+            self.controller.note_drafts(*drafter, accepted, &survival, plan.rows.len());
         }
+    }
+
+    /// Learns what the step took.
+    fn note_step(
+        &mut self,
+        plan: &Plan,
+        verified: &[Verified],
+        seconds: f64,
+        under_way: &UnderWay,
+    ) -> Option<(f64, f64)> {
         let decodes = plan.rows.iter().all(|row| row.sample && row.tokens.len() == 1 + row.n_drafts);
         let is_pure = decodes && plan.rows.iter().all(|row| row.copies.is_empty()) && verified.len() == plan.rows.len();
         if !under_way.is_wanted && is_pure {
