@@ -27,6 +27,6 @@ pub use event::{Embedded, Event, FinishReason, Finished, Miss, MissCause, Specul
 pub use handle::{CancelGuard, EngineHandle, EngineStats, EventSink, Pressure, RequestHandle};
 pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Pooling, Request, RequestId, SubmitError, Task};
 pub use speculate::{
-    Asks, CLASSES, DraftModel, Drafter, MAX_DRAFT, Ngrams, Offer, SpeculationOptions, VocabularyMismatch,
+    Asks, CLASSES, DraftModel, Drafter, MAX_DRAFT, Ngrams, Offer, Recall, SpeculationOptions, VocabularyMismatch,
     check_vocabularies,
 };

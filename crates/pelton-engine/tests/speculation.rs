@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use pelton_backend::Reference;
-use pelton_engine::{Asks, Drafter, Engine, EngineLimits, Ngrams, Offer, Request, SpeculationOptions};
+use pelton_engine::{Asks, Drafter, Engine, EngineLimits, Ngrams, Offer, Recall, Request, SpeculationOptions};
 use pelton_sample::{GrammarSpec, SamplingParams};
 use pelton_sched::SeqId;
 use support::*;
@@ -122,6 +122,9 @@ fn answers_are_the_same_whatever_is_drafted() {
             if errs_every != 1 {
                 engine.add_drafter(Box::new(Ngrams::new()));
             }
+            if errs_every == 10 {
+                engine.add_drafter(Box::new(Recall::new()));
+            }
             engine.add_drafter(Box::new(Oracle { texts: texts.clone(), errs_every }));
             let ours = run_all(&mut engine, requests());
             assert_same(&ours, &plain, &format!("{k} drafts, wrong every {errs_every}"));
@@ -214,6 +217,22 @@ fn stop_strings_grammars_and_ends_cut_drafted_text_where_they_would() {
             assert!(engine.stats().accepted_tokens > 20);
         }
     }
+}
+
+#[test]
+fn earlier_answers_are_drafts_for_those_who_may_know_them() {
+    let mut engine = engine(LIMITS);
+    engine.speculate(forced(4));
+    engine.add_drafter(Box::new(Recall::new()));
+    let mut ask = |cache_salt| {
+        let answers = run(&mut engine, vec![Request { cache_salt, ..greedy(&prompt(30), 40) }]);
+        (answers[0].ids.clone(), answers[0].finished.as_ref().unwrap().timing.speculation)
+    };
+    let (first, again, other) = (ask(1), ask(1), ask(2));
+    assert!(first.0 == again.0 && first.0 == other.0);
+    assert!(again.1.accepted >= 25 && again.1.accepted >= first.1.accepted, "{first:?} {again:?}");
+    let figures = |s: &pelton_engine::Speculated| (s.drafted, s.accepted, s.steps);
+    assert_eq!(figures(&first.1), figures(&other.1), "another salt is told nothing");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use pelton_backend::Backend;
-use pelton_engine::{Engine, MAX_DRAFT, Ngrams, SpeculationOptions, check_vocabularies};
+use pelton_engine::{Engine, MAX_DRAFT, Ngrams, Recall, SpeculationOptions, check_vocabularies};
 use pelton_model::{Decoder, Workspace};
 use pelton_store::Store;
 
@@ -17,8 +17,8 @@ use crate::{DEFAULT_NAME, Error, Model, ModelRef, Options};
 pub enum Draft {
     /// Nobody.
     Off,
-    /// The text so far: what followed the last few tokens before is proposed again. The default, since it costs next to
-    /// nothing; a draft model is worth trying with longer answers than the embedded models give.
+    /// What followed the last few tokens before, in this text or in earlier answers. The default, since it costs next to
+    /// nothing. A draft model pays where its pass takes a small part of its target's step; the embedded pair's does not.
     #[default]
     Ngram,
     /// A draft model where one is found (the embedded one for the embedded default; in [`Speculation::store`] the
@@ -130,7 +130,7 @@ fn smallest(target: &Model, store: &Store) -> Option<Found> {
     None
 }
 
-/// Gives an engine its drafters: n-grams first, and the draft model, which was loaded on the engine's backend.
+/// Gives an engine its drafters: n-grams first, what earlier answers said, and the draft model, which was loaded on the engine's backend.
 pub(crate) fn install<B>(
     engine: &mut Engine<B>,
     draft: Option<(Model, Decoder<B>)>,
@@ -151,6 +151,7 @@ where
     let (max_draft, forced) = (speculation.max_draft.min(MAX_DRAFT), speculation.forced);
     engine.speculate(SpeculationOptions { max_draft, forced, trust: speculation.trust(target), ..defaults });
     engine.add_drafter(Box::new(Ngrams::new()));
+    engine.add_drafter(Box::new(Recall::new()));
     if let Some((files, decoder)) = draft {
         let context = files.files.config.max_context.min(engine.limits().context);
         engine.add_draft_model(&files.name, decoder, context)?;

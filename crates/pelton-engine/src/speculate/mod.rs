@@ -26,6 +26,7 @@ mod cost;
 mod mirror;
 mod model;
 mod ngram;
+mod recall;
 #[cfg(test)]
 mod simulation;
 mod speculator;
@@ -36,6 +37,7 @@ use pelton_sched::SeqId;
 pub use asks::Asks;
 pub use model::{DraftModel, VocabularyMismatch, check_vocabularies};
 pub use ngram::Ngrams;
+pub use recall::Recall;
 
 pub(crate) use speculator::{Speculator, Verified};
 
@@ -84,8 +86,8 @@ pub struct Offer {
 
 /// Guesses the next tokens of sequences.
 ///
-/// The calls of one step: `offer` for each sequence that decodes next, then `draft` once for those picked; `forget`
-/// when a sequence has ended. A sequence may lose its pages, get others, or share them between any two calls; its
+/// The calls of one step: `begin` for a sequence that is new, `offer` for each sequence that decodes next, then `draft`
+/// once for those picked; `forget` when a sequence has ended. Steps that no draft could make faster go by without. A sequence may lose its pages, get others, or share them between any two calls; its
 /// tokens only grow.
 pub trait Drafter<B: Backend>: Send {
     /// Its name for people.
@@ -94,6 +96,12 @@ pub trait Drafter<B: Backend>: Send {
     /// Bytes of weights that a pass of its model reads: what drafting takes is guessed from it, then measured. `None`
     /// where it just looks something up.
     fn model_bytes(&self) -> Option<usize>;
+
+    /// A sequence that it has not seen yet, with a prompt of so many tokens. Sequences of other salts may not be told
+    /// anything of this one's text: not even by what they are offered.
+    fn begin(&mut self, seq: SeqId, prompt_len: usize, salt: u64) {
+        let _ = (seq, prompt_len, salt);
+    }
 
     /// What it could propose behind `text`. `pages` are the sequence's pages, in the target's pool.
     fn offer(&mut self, seq: SeqId, text: &[u32], pages: &[u32]) -> Offer;

@@ -139,6 +139,13 @@ impl<B: Backend> Speculator<B> {
             let survival = || self.records[drafter].survival(&Outcomes::default(), self.options.max_draft);
             self.options.forced.is_some() || self.controller.is_worth_asking(drafter, survival, n)
         };
+        let new = ids.iter().zip(wants).filter(|&(id, &wants)| wants && !self.own.contains_key(id));
+        for (&id, _) in new.collect::<Vec<_>>() {
+            let request = &sequences[&id].request;
+            self.own.insert(id, vec![Outcomes::default(); self.records.len()]);
+            let begin = |drafter: &mut Box<dyn Drafter<B>>| drafter.begin(id, request.prompt.len(), request.cache_salt);
+            self.drafters.iter_mut().for_each(begin);
+        }
         let asked: Vec<bool> = (0..self.drafters.len()).map(is_asked).collect();
         let offer = |(&id, &wants): (&SeqId, &bool)| match wants {
             true => self.offers(id, &asked, sched),
