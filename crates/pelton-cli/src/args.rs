@@ -472,9 +472,18 @@ pub(crate) struct BenchSpeculationArgs {
     /// Where functions are from: a folder, or a file of {"lang", "code"} objects [default: built-in ones]
     #[arg(long, value_name = "FILE_OR_FOLDER", conflicts_with = "prompts")]
     pub source: Option<PathBuf>,
+    /// Categories of --prompts to measure [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "prompts")]
+    pub category: Vec<String>,
+    /// Of longer prompts, only so many tokens at their end: large models read for long before they answer [default: all]
+    #[arg(long, value_name = "TOKENS", value_parser = numbers::at_least_one)]
+    pub prompt_tokens: Option<usize>,
     /// Prompts of each category
     #[arg(long, default_value = "16", value_name = "N", value_parser = numbers::at_least_one)]
     pub limit: usize,
+    /// Times that everything is measured, caches being empty each time: what is printed is their sum
+    #[arg(long, default_value = "1", value_name = "N", value_parser = numbers::one_to::<1000>)]
+    pub rounds: usize,
     /// Longest answer in tokens
     #[arg(long, short = 'n', default_value = "96", value_name = "TOKENS", value_parser = numbers::at_least_one)]
     pub max_tokens: usize,

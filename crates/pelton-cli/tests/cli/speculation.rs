@@ -63,6 +63,13 @@ fn the_benchmark_compares_both_by_category() {
         assert_eq!(result["same_answers"], true, "{result}");
     }
     assert_eq!((results[0]["category"].as_str(), results[0]["prompts"].as_u64()), (Some("qa"), Some(2)));
+    let some = ["--category", "math", "--prompt-tokens", "4", "-n", "3", "--batch", "1"];
+    let args = [&["bench", "speculation", "--prompts", arg(&file)], &some[..]].concat();
+    let outcome = sandbox.run(&args).ok();
+    assert!(outcome.stdout.contains("math") && !outcome.stdout.contains("qa"), "{outcome:?}");
+    assert!(outcome.stderr.contains("only their last 4 are used"), "{outcome:?}");
+    let outcome = sandbox.run(&["bench", "speculation", "--prompts", arg(&file), "--category", "maths"]);
+    assert!(outcome.code != Some(0) && outcome.stderr.contains("has qa, math"), "{outcome:?}");
     let table = sandbox.run(&["bench", "speculation", "--limit", "2", "-n", "5", "--batch", "1"]).ok().stdout;
     assert!(table.contains("documentation") && table.contains("edits") && table.contains('×'), "{table}");
     let bad = sandbox.write("bad.jsonl", "{\"category\": \"qa\"}\n");

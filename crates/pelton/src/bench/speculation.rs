@@ -59,6 +59,17 @@ impl SpeculationFigure {
         self.plain_seconds.max(1e-9) / self.seconds.max(1e-9)
     }
 
+    /// Adds another run of the same job.
+    pub fn add(&mut self, other: &SpeculationFigure) {
+        self.tokens += other.tokens;
+        self.plain_seconds += other.plain_seconds;
+        self.seconds += other.seconds;
+        self.drafted += other.drafted;
+        self.accepted += other.accepted;
+        self.steps += other.steps;
+        self.same_answers &= other.same_answers;
+    }
+
     /// Drafts accepted in a step that had some.
     pub fn mean_accepted(&self) -> f64 {
         if self.steps == 0 { 0.0 } else { self.accepted as f64 / self.steps as f64 }

@@ -34,20 +34,23 @@ pub(super) fn jobs(
     context: &Context,
 ) -> anyhow::Result<Vec<SpeculationJob>> {
     let texts = match &args.prompts {
-        Some(path) => of_file(path, args.limit, context)?,
+        Some(path) => of_file(path, args, context)?,
         None => functions(args, model, context)?,
     };
     let longest = model.files.config.max_context.min(Options::DEFAULT_CONTEXT);
     let chat = model.text().ok().filter(|text| text.templates.is_some()).map(Chat::new).transpose()?;
-    let (mut jobs, mut too_long) = (Vec::new(), 0);
+    let (mut jobs, mut too_long, mut n_cut) = (Vec::new(), 0, 0);
     for (name, texts) in texts {
         let mut requests = Vec::new();
         for text in &texts {
-            let ids = match (&chat, &model.tokenizer) {
+            let mut ids = match (&chat, &model.tokenizer) {
                 (Some(chat), _) => chat.ids(&json!([{ "role": "user", "content": text }]), None)?,
                 (None, Some(tokenizer)) => tokenizer.encode(text, Special::AsText),
                 (None, None) => words(text, model.files.config.vocab_size),
             };
+            let surplus = args.prompt_tokens.map_or(0, |most| ids.len().saturating_sub(most));
+            ids.drain(..surplus);
+            n_cut += usize::from(surplus > 0);
             if ids.is_empty() || ids.len() + args.max_tokens > longest {
                 too_long += 1;
                 continue;
@@ -57,6 +60,9 @@ pub(super) fn jobs(
         if !requests.is_empty() {
             jobs.push(SpeculationJob { name, requests });
         }
+    }
+    if let Some(most) = args.prompt_tokens.filter(|_| n_cut > 0) {
+        context.note(&format!("{n_cut} prompts are longer than {most} tokens: only their last {most} are used"));
     }
     if too_long > 0 {
         context.note(&format!("{too_long} prompts do not fit the context of {longest} and are left out"));
@@ -74,7 +80,7 @@ fn request(ids: Vec<u32>, args: &BenchSpeculationArgs, model: &Model) -> Request
     Request { ignore_eos: model.tokenizer.is_none(), ..Request::new(ids, params, args.max_tokens) }
 }
 
-fn of_file(path: &Path, limit: usize, context: &Context) -> anyhow::Result<Texts> {
+fn of_file(path: &Path, args: &BenchSpeculationArgs, context: &Context) -> anyhow::Result<Texts> {
     let (name, text) = (path.display(), read_file(path, context)?);
     let mut texts: Texts = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -92,13 +98,18 @@ fn of_file(path: &Path, limit: usize, context: &Context) -> anyhow::Result<Texts
                 texts.len() - 1
             }
         };
-        if texts[slot].1.len() < limit {
+        if texts[slot].1.len() < args.limit {
             texts[slot].1.push(prompt);
         }
     }
     if texts.is_empty() {
         return Err(Usage(format!("--prompts {name}: there is nothing in it")).into());
     }
+    if let Some(unknown) = args.category.iter().find(|&name| texts.iter().all(|(known, _)| known != name)) {
+        let known: Vec<&str> = texts.iter().map(|(known, _)| known.as_str()).collect();
+        return Err(Usage(format!("--category {unknown}: {name} has {}", known.join(", "))).into());
+    }
+    texts.retain(|(known, _)| args.category.is_empty() || args.category.contains(known));
     Ok(texts)
 }
 

@@ -32,12 +32,17 @@ pub(super) fn run(args: &BenchSpeculationArgs, context: &Context) -> anyhow::Res
     context.note(&llm.report().line());
     let bar = Progress::steps(context.quiet);
     let prompts: usize = jobs.iter().map(|job| job.requests.len()).sum();
-    bar.set(0, (prompts * args.batch.len()) as u64);
-    let mut figures = Vec::new();
-    for &batch in &args.batch {
-        for job in &jobs {
+    bar.set(0, (prompts * args.batch.len() * args.rounds) as u64);
+    let mut figures: Vec<SpeculationFigure> = Vec::new();
+    for round in 0..args.rounds {
+        let cases = args.batch.iter().flat_map(|&batch| jobs.iter().map(move |job| (batch, job)));
+        for (index, (batch, job)) in cases.enumerate() {
             bar.message(format!("{} · {batch} at a time", job.name));
-            figures.push(llm.measure_speculation(job, batch, &mut || bar.step())?);
+            let figure = llm.measure_speculation(job, batch, &mut || bar.step())?;
+            match round {
+                0 => figures.push(figure),
+                _ => figures[index].add(&figure),
+            }
         }
     }
     drop(bar);
