@@ -23,6 +23,13 @@ use super::cost::StepCost;
 /// Share of the time of decode steps that may be spent on trying.
 pub(crate) const ALLOWANCE: f64 = 0.006;
 
+/// While there is less than a plain step in the bank, no more than this share of the time goes into looking: so the rest
+/// of the allowance gathers until it covers a trial.
+const LOOKS: f64 = ALLOWANCE / 3.0;
+
+/// Share of a new look in the running mean.
+const LOOK_WEIGHT: f64 = 0.2;
+
 /// Speculation pays where it is expected to be this much faster than plain decoding.
 const MARGIN: f64 = 1.04;
 
@@ -275,6 +282,9 @@ pub(crate) struct Controller {
     trials: Vec<Trials>,
     /// Steps with drafts since the last plain one.
     since_plain: u32,
+    /// Steps since the last look, and seconds that one takes.
+    since_look: u32,
+    look: f64,
     max_rows: usize,
 }
 
@@ -289,6 +299,8 @@ impl Controller {
             trust,
             trials: vec![Trials { since: FIRST_WAIT, wait: FIRST_WAIT }; sizes.len()],
             since_plain: 0,
+            since_look: 0,
+            look: 0.0,
             max_rows,
         }
     }
@@ -303,7 +315,14 @@ impl Controller {
             self.bank.seconds += self.trust * self.costs.target.estimate(n).unwrap_or(0.0);
             self.trust = 0.0;
         }
-        self.bank.seconds > 0.0
+        self.since_look = self.since_look.saturating_add(1);
+        let plain = self.costs.target.estimate(n).unwrap_or(0.0);
+        let is_rich = self.bank.seconds >= plain;
+        let may = is_rich || (self.bank.seconds > 0.0 && f64::from(self.since_look) * LOOKS * plain >= self.look);
+        if may {
+            self.since_look = 0;
+        }
+        may
     }
 
     /// Whether a drafter is worth asking: its trial is due, or it would pay if it had nothing to catch up with. What
@@ -432,8 +451,9 @@ impl Controller {
     /// Takes note of `seconds` spent on looking for drafts, choosing among them and learning from them.
     pub(crate) fn note_look(&mut self, n: usize, seconds: f64) {
         // Who was put to sleep meanwhile has not looked for so long.
-        let most = self.costs.target.estimate(n).unwrap_or(0.0);
-        self.bank.seconds -= seconds.min(most);
+        let seconds = seconds.min(self.costs.target.estimate(n).unwrap_or(0.0));
+        self.bank.seconds -= seconds;
+        self.look += LOOK_WEIGHT * (seconds - self.look);
     }
 
     /// Takes note of a step of `n` sequences with `x` drafts, made in `drafting` seconds, that brought `tokens` tokens

@@ -294,15 +294,16 @@ impl<B: Backend> Speculator<B> {
     /// Learns from a step that took `seconds`, drafting not among them. Gives, for each row of a step of decode rows
     /// alone, what a plain step takes and what this one took.
     pub(crate) fn learn(&mut self, plan: &Plan, verified: &[Verified], seconds: f64) -> Option<(f64, f64)> {
-        let start = Instant::now();
         let under_way = std::mem::take(&mut self.under_way);
-        if under_way.is_wanted {
+        let start = Instant::now();
+        let has_looked = under_way.looking > 0.0;
+        if has_looked {
             let looked = (under_way.looking - under_way.seconds).max(0.0) + std::mem::take(&mut self.learning);
             self.controller.note_look(plan.rows.len(), looked);
         }
         self.note_drafts(plan, verified, &under_way);
         let learned = self.note_step(plan, verified, seconds, &under_way);
-        if under_way.is_wanted {
+        if has_looked {
             self.learning = start.elapsed().as_secs_f64();
         }
         learned
