@@ -115,7 +115,7 @@ pub(crate) struct EngineArgs {
 pub(crate) struct DraftArgs {
     /// Proposes tokens that the model then checks together, wherever that measures faster; answers stay the same. A
     /// smaller MODEL with the same vocabulary, `auto` (one that is found, and ngram), `ngram` (repeats of the text so
-    /// far), or `none`
+    /// far and of earlier answers), or `none`
     #[arg(long, default_value = "ngram", value_name = "MODEL|auto|ngram|none")]
     pub draft: String,
     /// Most tokens proposed at a time, 0 to 16
