@@ -126,6 +126,12 @@ impl Suite {
         Suite::of(row_cases().chain(linear_cases()).chain(attention_cases()), tolerances)
     }
 
+    /// Row ops and products alone: what needs no two weights in one place.
+    #[cfg(test)]
+    pub(crate) fn without_layers() -> Suite {
+        Suite::of(row_cases().chain(linear::cases().into_iter().map(Case::Linear)), Tolerances::default())
+    }
+
     fn of(cases: impl Iterator<Item = Case>, tolerances: Tolerances) -> Suite {
         let answer = |case: Case| {
             let (truth, plain) = (case.run(&mut Reference), case.run(&mut Plain::default()));

@@ -14,10 +14,12 @@ pub mod conformance;
 mod kv;
 mod ops;
 mod reference;
+mod split;
 mod weight;
 
 pub use batch::{Batch, BatchBuilder, BatchError, Span};
 pub use kv::{KvLayout, KvType, PAGE_LEN};
-pub use ops::{Attention, Backend, BackendError, Expert, Gate, HeadNorms, Heads, Moe, Placement, Rope};
+pub use ops::{Attention, Backend, BackendError, Expert, Gate, HeadNorms, Heads, Moe, Part, Place, Placement, Rope};
 pub use reference::{RefKv, RefLinear, RefPrepared, RefTensor, Reference};
+pub use split::{Each, Split, SplitEmbedding, SplitKv, SplitPlan, SplitPrepared, SplitTensor};
 pub use weight::{LinearSpec, SharedBytes, Weight};

@@ -4,6 +4,8 @@
 //! things can fail. A row's result depends on that row (and its sequence's KV) alone, never on its neighbours in
 //! the batch: greedy output is the same bits alone and under load.
 
+use std::borrow::Borrow;
+
 use pelton_quant::{DType, WeightType};
 
 use crate::{Batch, BatchError, KvLayout, LinearSpec, Weight};
@@ -170,7 +172,33 @@ pub struct Placement {
     pub bytes: usize,
 }
 
-/// The ops of a model, over one device.
+/// What weights belong to: a backend of several parts puts them where the layer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Layer `index` of a model of `of` layers; the embedding table belongs to the first.
+    Layer {
+        /// From 0.
+        index: usize,
+        /// Layers of the model.
+        of: usize,
+    },
+    /// The last norm and the head of a model of `of` layers.
+    Head {
+        /// Layers of the model.
+        of: usize,
+    },
+}
+
+/// A part of a backend that has layers of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first of its layers.
+    pub first_layer: usize,
+    /// What it says of itself.
+    pub describe: String,
+}
+
+/// The ops of a model, over one device or several.
 ///
 /// Activations are float32 matrices `(rows, cols)`; a row belongs to one token of the batch.
 pub trait Backend {
@@ -192,6 +220,14 @@ pub trait Backend {
 
     /// Called on the thread that runs all steps from now on and does nothing else: a backend may bind it to a core.
     fn bind_thread(&mut self) {}
+
+    /// Says what the weights belong to that are loaded from now on.
+    fn load_for(&mut self, _place: Place) {}
+
+    /// Where the layers of a model of `n_layers` are: one part for each device that has some.
+    fn parts(&self, _n_layers: usize) -> Vec<Part> {
+        vec![Part { first_layer: 0, describe: self.describe() }]
+    }
 
     /// Packs a linear layer.
     ///
@@ -306,7 +342,7 @@ pub trait Backend {
     }
 
     /// Routes each row to its experts and sums their weighted answers into `out`, `(rows, hidden)`.
-    fn moe(&mut self, x: &Self::Tensor, moe: &Moe<Self::Linear>, out: &mut Self::Tensor);
+    fn moe<L: Borrow<Self::Linear>>(&mut self, x: &Self::Tensor, moe: &Moe<L>, out: &mut Self::Tensor);
 
     /// Picks the rows whose logits are wanted; `out` gets `logit_rows.len()` rows.
     fn gather_logit_rows(&mut self, x: &Self::Tensor, batch: &Self::Prepared, out: &mut Self::Tensor);
@@ -316,4 +352,7 @@ pub trait Backend {
 
     /// Copies a matrix to the host, row-major.
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>);
+
+    /// Copies a matrix from the host, row-major: `values` has `rows * cols` numbers (asserted).
+    fn write(&mut self, x: &mut Self::Tensor, values: &[f32]);
 }

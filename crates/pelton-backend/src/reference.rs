@@ -3,6 +3,8 @@
 //! Weights stay in their file format and are decoded a row at a time by `pelton-quant`, so that memory stays
 //! that of the file. Nothing here is fast; everything here is what the fast kernels are held against.
 
+use std::borrow::Borrow;
+
 use crate::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, PAGE_LEN, Placement,
     Rope, Weight,
@@ -354,9 +356,9 @@ impl Backend for Reference {
         }
     }
 
-    fn moe(&mut self, x: &RefTensor, moe: &Moe<RefLinear>, out: &mut RefTensor) {
+    fn moe<L: Borrow<RefLinear>>(&mut self, x: &RefTensor, moe: &Moe<L>, out: &mut RefTensor) {
         let mut logits = self.alloc(x.rows, moe.experts.len());
-        self.linear(x, &moe.router, &mut logits);
+        self.linear(x, moe.router.borrow(), &mut logits);
         let mut row = self.alloc(1, x.cols);
         let mut hidden = self.alloc(1, 2 * moe.ffn);
         let mut gated = self.alloc(1, moe.ffn);
@@ -365,9 +367,9 @@ impl Backend for Reference {
             row.data.copy_from_slice(x.row(r));
             let mut sum = vec![0.0f64; out.cols];
             for (e, weight) in route(logits.row(r), moe.top_k, moe.norm_topk) {
-                self.linear(&row, &moe.experts[e].gate_up, &mut hidden);
+                self.linear(&row, moe.experts[e].gate_up.borrow(), &mut hidden);
                 self.gate(&hidden, moe.gate, &mut gated);
-                self.linear(&gated, &moe.experts[e].down, &mut answer);
+                self.linear(&gated, moe.experts[e].down.borrow(), &mut answer);
                 sum.iter_mut().zip(&answer.data).for_each(|(s, &a)| *s += weight * f64::from(a));
             }
             out.row_mut(r).iter_mut().zip(&sum).for_each(|(o, &s)| *o = s as f32);
@@ -389,5 +391,11 @@ impl Backend for Reference {
     fn read(&mut self, x: &RefTensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(&x.data);
+    }
+
+    fn write(&mut self, x: &mut RefTensor, values: &[f32]) {
+        assert_eq!(values.len(), x.rows * x.cols);
+        x.data.clear();
+        x.data.extend_from_slice(values);
     }
 }

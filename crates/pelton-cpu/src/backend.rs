@@ -4,6 +4,7 @@
 //! instruction set. Invariant: a row's bits depend on the row, its sequence's KV and the instruction set; never on
 //! the other rows, the number of threads or how a prompt was cut into chunks.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use half::f16;
@@ -501,7 +502,7 @@ impl Backend for Cpu {
         moe::gate_rows(&self.machine, x, gate, out);
     }
 
-    fn moe(&mut self, x: &Tensor, moe: &Moe<PackedLinear>, out: &mut Tensor) {
+    fn moe<L: Borrow<PackedLinear>>(&mut self, x: &Tensor, moe: &Moe<L>, out: &mut Tensor) {
         assert_eq!(x.rows(), out.rows());
         self.moe.forward(&self.machine, x, moe, out, &mut self.linear);
     }
@@ -527,6 +528,10 @@ impl Backend for Cpu {
     fn read(&mut self, x: &Tensor, out: &mut Vec<f32>) {
         out.clear();
         out.extend_from_slice(x.data());
+    }
+
+    fn write(&mut self, x: &mut Tensor, values: &[f32]) {
+        x.data_mut().copy_from_slice(values);
     }
 }
 

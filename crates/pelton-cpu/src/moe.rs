@@ -3,6 +3,8 @@
 //! Invariants: a row's experts are the `top_k` largest router logits, the lower index first among equals; its
 //! answers are added best expert first, whatever the order in which experts ran.
 
+use std::borrow::Borrow;
+
 use pelton_backend::Moe;
 
 use crate::gate::Gated;
@@ -60,16 +62,16 @@ fn route(logits: &[f32], top_k: usize, norm_topk: bool, picks: &mut Vec<Pick>) {
 
 impl MoeScratch {
     /// `out[r] = sum of weight * expert(x[r])` over the experts of each row.
-    pub(crate) fn forward(
+    pub(crate) fn forward<L: Borrow<PackedLinear>>(
         &mut self,
         machine: &Machine,
         x: &Tensor,
-        moe: &Moe<PackedLinear>,
+        moe: &Moe<L>,
         out: &mut Tensor,
         linear: &mut LinearScratch,
     ) {
         self.logits.reshape(x.rows(), moe.experts.len());
-        moe.router.forward(x.data(), x.rows(), self.logits.data_mut(), linear, &machine.pool);
+        moe.router.borrow().forward(x.data(), x.rows(), self.logits.data_mut(), linear, &machine.pool);
         self.deal(x.rows(), moe);
         self.gather(x);
         self.answers.reshape(self.picks.len(), out.cols());
@@ -81,11 +83,11 @@ impl MoeScratch {
             let rows = end - start;
             let x = &self.gathered.data()[start * x.cols()..end * x.cols()];
             self.gate_up.reshape(rows, 2 * moe.ffn);
-            expert.gate_up.forward(x, rows, self.gate_up.data_mut(), linear, &machine.pool);
+            expert.gate_up.borrow().forward(x, rows, self.gate_up.data_mut(), linear, &machine.pool);
             self.gated.reshape(rows, moe.ffn);
             gate_rows(machine, &self.gate_up, moe.gate, &mut self.gated);
             let answers = &mut self.answers.data_mut()[start * out.cols()..end * out.cols()];
-            expert.down.forward(self.gated.data(), rows, answers, linear, &machine.pool);
+            expert.down.borrow().forward(self.gated.data(), rows, answers, linear, &machine.pool);
         }
         self.combine(machine, out);
     }

@@ -4,7 +4,9 @@
 //! depend on the row, its sequence's KV and the card's architecture; never on the other rows, on how a prompt was cut into
 //! chunks, or on graphs.
 
+use std::borrow::Borrow;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use pelton_backend::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, Placement, Rope, Weight,
@@ -260,7 +262,7 @@ impl Backend for CudaBackend {
         }
     }
 
-    fn moe(&mut self, x: &Tensor, moe: &Moe<Linear>, out: &mut Tensor) {
+    fn moe<L: Borrow<Linear>>(&mut self, x: &Tensor, moe: &Moe<L>, out: &mut Tensor) {
         self.moe.forward(&mut self.context, x, moe, out);
     }
 
@@ -286,6 +288,11 @@ impl Backend for CudaBackend {
         out.resize(x.rows() * x.cols(), 0.0);
         let read = self.context.queue.finish(x.buffer().pointer(), bytemuck::cast_slice_mut(out));
         read.unwrap_or_else(|e| panic!("the GPU stopped; restart Pelton to use it again: {e}"));
+    }
+
+    fn write(&mut self, x: &mut Tensor, values: &[f32]) {
+        assert_eq!(values.len(), x.rows() * x.cols());
+        self.context.queue.upload(x.buffer().pointer(), bytemuck::cast_slice(values));
     }
 }
 

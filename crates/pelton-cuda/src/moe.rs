@@ -4,9 +4,10 @@
 //! first. Each pick is one row of `matvec`: the experts' addresses are a table on the device. Where experts lie in several
 //! layouts (a file may quantize them differently), each layout is a launch that passes over the others.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 
-use pelton_backend::{Expert, Gate, Moe};
+use pelton_backend::{Gate, Moe};
 
 use crate::context::Context;
 use crate::linear::{Inputs, Linear, Picks, gate_kind};
@@ -69,35 +70,33 @@ fn part_tables<'a>(context: &mut Context, layers: impl Iterator<Item = &'a Linea
 
 impl MoeTables {
     /// `out[r] = sum of weight * expert(x[r])` over the experts of each row.
-    pub(crate) fn forward(&mut self, context: &mut Context, x: &Tensor, moe: &Moe<Linear>, out: &Tensor) {
-        assert_eq!((x.rows(), x.cols()), (out.rows(), moe.router.in_features));
-        let tables = self.by_router.entry(moe.router.id).or_insert_with(|| Tables {
-            gate_up: part_tables(context, moe.experts.iter().map(|e| &e.gate_up)),
-            down: part_tables(context, moe.experts.iter().map(|e| &e.down)),
+    pub(crate) fn forward<L: Borrow<Linear>>(&mut self, context: &mut Context, x: &Tensor, moe: &Moe<L>, out: &Tensor) {
+        let router = moe.router.borrow();
+        assert_eq!((x.rows(), x.cols()), (out.rows(), router.in_features));
+        let tables = self.by_router.entry(router.id).or_insert_with(|| Tables {
+            gate_up: part_tables(context, moe.experts.iter().map(|e| e.gate_up.borrow())),
+            down: part_tables(context, moe.experts.iter().map(|e| e.down.borrow())),
         });
         let (rows, n, top_k) = (x.rows(), moe.experts.len(), moe.top_k.min(moe.experts.len()));
         assert!(rows * top_k <= MAX_SLOTS, "{rows} rows of {top_k} experts in one step");
         let logits = scratch(context, rows, n);
-        moe.router.forward(context, x, &logits);
+        router.forward(context, x, &logits);
         let picks = context.scratch("experts' picks", rows * top_k * 4);
         let weights = context.scratch("experts' weights", rows * top_k * 4);
         let args = args![logits.buffer(), &picks, &weights, n, top_k, usize::from(moe.norm_topk)];
         context.queue.launch(context.ops.moe_route, Shape::new(rows, 1, 1, 32), args);
         let slots = Slots { picks: &picks, n: rows * top_k };
         let hidden = scratch(context, slots.n, 2 * moe.ffn);
-        slots.forward(context, x, &tables.gate_up, (&moe.experts, |e| &e.gate_up), top_k, &hidden);
+        slots.forward(context, x, &tables.gate_up, |e| moe.experts[e].gate_up.borrow(), top_k, &hidden);
         let gated = scratch(context, slots.n, moe.ffn);
         gate_rows(context, &hidden, moe.gate, &gated);
         let answers = scratch(context, slots.n, out.cols());
-        slots.forward(context, &gated, &tables.down, (&moe.experts, |e| &e.down), 1, &answers);
+        slots.forward(context, &gated, &tables.down, |e| moe.experts[e].down.borrow(), 1, &answers);
         let shape = Shape::new(out.cols().div_ceil(128), rows, 1, 128);
         let args = args![answers.buffer(), &weights, out.buffer(), out.cols(), top_k];
         context.queue.launch(context.ops.moe_combine, shape, args);
     }
 }
-
-/// One of an expert's two layers.
-type LayerOf = fn(&Expert<Linear>) -> &Linear;
 
 /// The picks of a step's rows.
 struct Slots<'a> {
@@ -106,17 +105,18 @@ struct Slots<'a> {
 }
 
 impl Slots<'_> {
-    fn forward(
+    /// `layer` gives the expert's one of its two layers.
+    fn forward<'l>(
         &self,
         context: &mut Context,
         x: &Tensor,
         tables: &[PartTable],
-        (experts, layer): (&[Expert<Linear>], LayerOf),
+        layer: impl Fn(usize) -> &'l Linear,
         share: usize,
         out: &Tensor,
     ) {
         let chosen = tables.iter().enumerate().flat_map(|(p, table)| table.kinds.iter().map(move |kind| (p, kind)));
-        let chosen: Vec<_> = chosen.map(|(p, kind)| (&layer(&experts[kind.0]).parts[p], kind)).collect();
+        let chosen: Vec<_> = chosen.map(|(p, kind)| (&layer(kind.0).parts[p], kind)).collect();
         let inputs = Inputs::of(context, x, chosen.iter().map(|(part, _)| *part));
         for (part, (_, weights, biases)) in chosen {
             let picks = Picks { weights, biases, picks: self.picks, slots: self.n, share };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use pelton_backend::{Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, SharedBytes, Weight};
+use pelton_backend::{
+    Attention, Backend, BackendError, Expert, Gate, Heads, LinearSpec, Moe, Place, SharedBytes, Weight,
+};
 use pelton_formats::{Activation, FormatError, ModelConfig, Tensor, Tensors};
 use pelton_quant::DType;
 
@@ -45,11 +47,12 @@ struct Loader<'a, B: Backend> {
     progress: &'a mut dyn FnMut(LoadProgress),
     check: &'a mut Check<'a, B>,
     seen: LoadProgress,
+    place: Place,
     placements: Vec<pelton_backend::Placement>,
 }
 
-/// Looks at a linear layer that was just packed, and at what it was packed from; may refuse it.
-pub type Check<'a, B> = dyn FnMut(&mut B, &LinearSpec, &<B as Backend>::Linear) -> Result<(), BackendError> + 'a;
+/// Looks at a linear layer that was just packed, at what it belongs to and what it was packed from; may refuse it.
+pub type Check<'a, B> = dyn FnMut(&mut B, Place, &LinearSpec, &<B as Backend>::Linear) -> Result<(), BackendError> + 'a;
 
 /// Loads a model: packs every linear layer as the backend wants it. `context` is the longest context that will
 /// be run (it decides between LongRoPE's factors).
@@ -63,7 +66,7 @@ pub fn load<B: Backend>(
     context: usize,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Decoder<B>, LoadError> {
-    load_checked(backend, config, tensors, context, progress, &mut |_, _, _| Ok(()))
+    load_checked(backend, config, tensors, context, progress, &mut |_, _, _, _| Ok(()))
 }
 
 /// [`load`], with a look at every linear layer once it is packed.
@@ -80,11 +83,14 @@ pub fn load_checked<'a, B: Backend>(
 ) -> Result<Decoder<B>, LoadError> {
     let total = tensors.iter().map(Tensor::byte_len).sum();
     let seen = LoadProgress { done: 0, total };
-    let mut loader = Loader { backend, config, tensors, progress, check, seen, placements: Vec::new() };
+    let place = Place::Layer { index: 0, of: config.n_layers };
+    let mut loader = Loader { backend, config, tensors, progress, check, seen, place, placements: Vec::new() };
     let c = config;
     let layers = (0..c.n_layers).map(|i| loader.layer(i)).collect::<Result<Vec<_>, _>>()?;
     let table = loader.matrix("token_embd.weight", c.vocab_size, c.hidden)?;
+    loader.place(Place::Layer { index: 0, of: c.n_layers });
     let embedding = loader.backend.load_embedding(&table)?;
+    loader.place(Place::Head { of: c.n_layers });
     let output_norm = loader.norm("output_norm.weight", c.hidden)?;
     let head = match c.tied_embeddings {
         true => loader.pack("output (tied)", vec![table], Vec::new())?,
@@ -127,8 +133,14 @@ fn gate_of(activation: Activation) -> Gate {
 }
 
 impl<B: Backend> Loader<'_, B> {
+    fn place(&mut self, place: Place) {
+        self.place = place;
+        self.backend.load_for(place);
+    }
+
     fn layer(&mut self, i: usize) -> Result<Layer<B>, LoadError> {
         let c = self.config;
+        self.place(Place::Layer { index: i, of: c.n_layers });
         let name = |part: &str| format!("blk.{i}.{part}");
         let norm = |part: &str| format!("blk.{i}.{part}.weight");
         let heads = Heads { n_heads: c.n_heads, n_kv_heads: c.n_kv_heads, head_dim: c.head_dim };
@@ -207,7 +219,7 @@ impl<B: Backend> Loader<'_, B> {
         let bytes: usize = weights.iter().map(Weight::byte_len).sum();
         let spec = LinearSpec::new(name, weights, bias)?;
         let linear = self.backend.load_linear(&spec)?;
-        (self.check)(self.backend, &spec, &linear)?;
+        (self.check)(self.backend, self.place, &spec, &linear)?;
         self.placements.extend(self.backend.placement(&linear));
         self.seen.done = (self.seen.done + bytes).min(self.seen.total);
         (self.progress)(self.seen);

@@ -4,12 +4,13 @@
 //! [`Recorder`] is a backend around another one. Invariant: every op is handed on, so the model computes what it computes
 //! without it. The layers of a block of experts are not recorded: which expert reads what is decided inside one op.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton::{KvType, Model};
 use pelton_backend::{
     Attention, Backend, BackendError, Batch, BatchBuilder, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, PAGE_LEN,
-    Placement, Rope, Weight,
+    Part, Place, Placement, Rope, Weight,
 };
 use pelton_cpu::{Cpu, CpuOptions};
 use pelton_formats::ModelConfig;
@@ -189,6 +190,14 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.bind_thread();
     }
 
+    fn load_for(&mut self, place: Place) {
+        self.inner.load_for(place);
+    }
+
+    fn parts(&self, n_layers: usize) -> Vec<Part> {
+        self.inner.parts(n_layers)
+    }
+
     fn load_linear(&mut self, spec: &LinearSpec) -> Result<B::Linear, BackendError> {
         let linear = self.inner.load_linear(spec)?;
         if let Some(first) = self.inner.placement(&linear).first() {
@@ -305,7 +314,7 @@ impl<B: Backend> Backend for Recorder<B> {
         self.inner.gated_linear(x, linear, gate, hidden, out);
     }
 
-    fn moe(&mut self, x: &B::Tensor, moe: &Moe<B::Linear>, out: &mut B::Tensor) {
+    fn moe<L: Borrow<B::Linear>>(&mut self, x: &B::Tensor, moe: &Moe<L>, out: &mut B::Tensor) {
         self.inner.moe(x, moe, out);
     }
 
@@ -319,6 +328,10 @@ impl<B: Backend> Backend for Recorder<B> {
 
     fn read(&mut self, x: &B::Tensor, out: &mut Vec<f32>) {
         self.inner.read(x, out);
+    }
+
+    fn write(&mut self, x: &mut B::Tensor, values: &[f32]) {
+        self.inner.write(x, values);
     }
 }
 

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use pelton_backend::conformance::Yardstick;
 use pelton_backend::{
-    Attention, Backend, BackendError, BatchBuilder, Heads, KvLayout, KvType, LinearSpec, PAGE_LEN, Placement,
-    Reference, Rope, Weight,
+    Attention, Backend, BackendError, BatchBuilder, Heads, KvLayout, KvType, LinearSpec, PAGE_LEN, Part, Place,
+    Placement, Reference, Rope, Weight,
 };
 use pelton_formats::ModelConfig;
 use pelton_model::{Decoder, LoadProgress};
@@ -84,7 +84,7 @@ pub(crate) struct Probing {
     kv_type: KvType,
     certificate: Certificate,
     /// Parts of layers too large to be probed as they are.
-    large: Vec<(Weight, Placement)>,
+    large: Vec<(Weight, Place, Placement)>,
 }
 
 /// Loads a model's weights and probes every kernel that they are packed for.
@@ -102,7 +102,9 @@ pub(crate) fn load<B: Backend>(
     let (kv_type, certificate) = (options.kv_type, Certificate::default());
     let mut probing = Probing { is_needed, kv_type, certificate, large: Vec::new() };
     let (config, tensors) = (&model.files.config, &model.files.tensors);
-    let mut check = |backend: &mut B, spec: &LinearSpec, linear: &B::Linear| probing.layer(backend, spec, linear);
+    let mut check = |backend: &mut B, place: Place, spec: &LinearSpec, linear: &B::Linear| {
+        probing.layer(backend, place, spec, linear)
+    };
     let decoder = pelton_model::load_checked(backend, config, tensors, context, progress, &mut check)?;
     Ok((decoder, probing))
 }
@@ -112,6 +114,7 @@ impl Probing {
     fn layer<B: Backend>(
         &mut self,
         backend: &mut B,
+        place: Place,
         spec: &LinearSpec,
         linear: &B::Linear,
     ) -> Result<(), BackendError> {
@@ -126,7 +129,7 @@ impl Probing {
         let mut first = 0;
         for ((part, placement), is_new) in spec.parts.iter().zip(placements).zip(is_new) {
             if is_new && is_large {
-                self.large.push((part.clone(), placement));
+                self.large.push((part.clone(), place, placement));
             } else if is_new {
                 let probe = probe_part(backend, spec, linear, (part, first), &placement)?;
                 if !self.has(&placement) {
@@ -158,12 +161,15 @@ impl Probing {
             return Ok(self.certificate);
         }
         let start = Instant::now();
-        for (part, placement) in std::mem::take(&mut self.large) {
+        for (part, place, placement) in std::mem::take(&mut self.large) {
             if !self.has(&placement) {
+                backend.load_for(place);
                 self.certificate.probes.push(probe_apart(backend, &part, &placement)?);
             }
         }
-        self.certificate.probes.push(probe_attention(backend, config, decoder.rope(), self.kv_type)?);
+        for part in backend.parts(config.n_layers) {
+            self.certificate.probes.push(probe_attention(backend, &part, config, decoder.rope(), self.kv_type)?);
+        }
         self.certificate.time += start.elapsed();
         Ok(self.certificate)
     }
@@ -250,9 +256,10 @@ fn round(row: &[f32]) -> Vec<f32> {
     row.chunks(256).flat_map(block).collect()
 }
 
-/// Attention with the model's head sizes, over a prompt of a few pages and single tokens after it.
+/// Attention of a part of the backend with the model's head sizes, over a prompt of a few pages and single tokens after it.
 fn probe_attention<B: Backend>(
     backend: &mut B,
+    part: &Part,
     config: &ModelConfig,
     rope: &Rope,
     kv_type: KvType,
@@ -265,20 +272,23 @@ fn probe_attention<B: Backend>(
     let mut worst = Worst::default();
     for window in [None, window].into_iter().take(1 + usize::from(window.is_some())) {
         let attention = Attention { heads, scale: config.attn_scale, softcap: config.attn_softcap, window };
-        let probe = AttentionProbe { attention, rope, kv_type };
+        let layers = (part.first_layer, config.n_layers);
+        let probe = AttentionProbe { attention, rope, kv_type, layers };
         let (got, truth) = (probe.run(backend)?, probe.run(&mut Reference)?);
         let plain = probe.run(&mut Yardstick::default())?;
         got.iter().zip(truth).zip(plain).for_each(|((&got, truth), plain)| {
             worst.add(f64::from(got), f64::from(truth), f64::from(plain));
         });
     }
-    Ok(worst.judge(&format!("KV {}", kv_type.name()), &backend.describe(), "attention")?)
+    Ok(worst.judge(&format!("KV {}", kv_type.name()), &part.describe, "attention")?)
 }
 
 struct AttentionProbe<'a> {
     attention: Attention,
     rope: &'a Rope,
     kv_type: KvType,
+    /// The layer that is probed, and how many the model has.
+    layers: (usize, usize),
 }
 
 impl AttentionProbe<'_> {
@@ -288,7 +298,8 @@ impl AttentionProbe<'_> {
         let n_tokens: usize = TOKENS.iter().sum();
         let n_pages = n_tokens.div_ceil(PAGE_LEN);
         let Heads { n_kv_heads, head_dim, .. } = heads;
-        let layout = KvLayout { n_layers: 1, n_kv_heads, head_dim, n_pages, dtype: self.kv_type };
+        let (layer, n_layers) = self.layers;
+        let layout = KvLayout { n_layers, n_kv_heads, head_dim, n_pages, dtype: self.kv_type };
         let mut kv = b.kv_pool(&layout)?;
         // Pages in another order than positions.
         let pages: Vec<u32> = (0..n_pages as u32).rev().collect();
@@ -299,9 +310,9 @@ impl AttentionProbe<'_> {
             let mut batch = BatchBuilder::new(n_pages);
             batch.push(&vec![0; rows], cached, &pages, 0)?;
             let prepared = b.prepare(&batch.finish(), self.rope);
-            b.rope_store_kv(&mut qkv, &prepared, heads, None, 0, &mut kv);
+            b.rope_store_kv(&mut qkv, &prepared, heads, None, layer, &mut kv);
             let mut out = b.alloc(rows, heads.q_dim());
-            b.paged_attention(&qkv, &prepared, &self.attention, 0, &kv, &mut out);
+            b.paged_attention(&qkv, &prepared, &self.attention, layer, &kv, &mut out);
             answers.extend(download(b, &out));
             cached += rows;
         }

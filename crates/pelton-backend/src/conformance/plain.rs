@@ -4,6 +4,8 @@
 //! Its error against the reference is what the suite's rule doubles. For the suite's own tests it can also be
 //! wrong on purpose ([`Fault`]).
 
+use std::borrow::Borrow;
+
 use half::{bf16, f16};
 
 use crate::{
@@ -33,6 +35,7 @@ pub(super) enum Fault {
     TopKNorm,
     TopKTie,
     GatherFirst,
+    WriteShort,
     BatchDependent,
 }
 
@@ -369,9 +372,9 @@ impl Backend for Plain {
         out.data = rows(x).flat_map(gated).collect();
     }
 
-    fn moe(&mut self, x: &RefTensor, moe: &Moe<LinearSpec>, out: &mut RefTensor) {
+    fn moe<L: Borrow<LinearSpec>>(&mut self, x: &RefTensor, moe: &Moe<L>, out: &mut RefTensor) {
         let mut logits = self.alloc(x.rows, moe.experts.len());
-        self.linear(x, &moe.router, &mut logits);
+        self.linear(x, moe.router.borrow(), &mut logits);
         let cols = out.cols;
         for r in 0..x.rows {
             let logits = &logits.data[r * logits.cols..(r + 1) * logits.cols];
@@ -391,9 +394,9 @@ impl Backend for Plain {
             for e in order {
                 let (mut hidden, mut gated) = (self.alloc(1, 2 * moe.ffn), self.alloc(1, moe.ffn));
                 let mut answer = self.alloc(1, cols);
-                self.linear(&row, &moe.experts[e].gate_up, &mut hidden);
+                self.linear(&row, moe.experts[e].gate_up.borrow(), &mut hidden);
                 self.gate(&hidden, moe.gate, &mut gated);
-                self.linear(&gated, &moe.experts[e].down, &mut answer);
+                self.linear(&gated, moe.experts[e].down.borrow(), &mut answer);
                 sum.iter_mut().zip(&answer.data).for_each(|(s, a)| *s += exp[e] / total * a);
             }
         }
@@ -411,5 +414,15 @@ impl Backend for Plain {
 
     fn read(&mut self, x: &RefTensor, out: &mut Vec<f32>) {
         out.clone_from(&x.data);
+    }
+
+    fn write(&mut self, x: &mut RefTensor, values: &[f32]) {
+        assert_eq!(values.len(), x.rows * x.cols);
+        x.data = values.to_vec();
+        if self.is(Fault::WriteShort)
+            && let Some(last) = x.data.last_mut()
+        {
+            *last = 0.0;
+        }
     }
 }

@@ -59,6 +59,13 @@ impl RowsCase {
             b.softcap(&mut x, 30.0);
             push("softcap", download(b, &x));
         }
+        // Over what the matrix held before, with other rows than it was made with.
+        b.set_rows(&mut out, 1);
+        b.write(&mut out, &other[..cols]);
+        push("write", download(b, &out));
+        b.set_rows(&mut out, rows);
+        b.write(&mut out, &values);
+        push("write", download(b, &out));
         outputs.extend(self.gate(b, &mut random));
         outputs.push(self.gather(b, &values));
         outputs

@@ -36,6 +36,7 @@ fn each_kind_of_mistake_is_found_in_its_op() {
         (TopKNorm, "moe"),
         (TopKTie, "moe"),
         (GatherFirst, "gather_logit_rows"),
+        (WriteShort, "write"),
     ];
     for (fault, op) in faults {
         let suite = match op {

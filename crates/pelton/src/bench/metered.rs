@@ -4,12 +4,13 @@
 //! Invariant: every op of [`Backend`] is delegated, also those with a default, so that what is measured is what runs
 //! without the meter; a meter that does not run costs one branch an op.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use pelton_backend::{
-    Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN,
-    Placement, Rope, Weight,
+    Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN, Part,
+    Place, Placement, Rope, Weight,
 };
 use pelton_quant::WeightType;
 
@@ -136,12 +137,12 @@ impl<B: Backend> Metered<B> {
 
     /// Bytes and operations of a block of experts. Which ones a batch of several rows uses is not known here: the
     /// number of different ones is what independent choices would give.
-    fn moe_work(&self, moe: &Moe<B::Linear>, rows: usize) -> Work {
+    fn moe_work<L: Borrow<B::Linear>>(&self, moe: &Moe<L>, rows: usize) -> Work {
         let (n, k) = (moe.experts.len() as f64, moe.top_k as f64);
         let used = n * (1.0 - (1.0 - k / n).powi(i32::try_from(rows).unwrap_or(i32::MAX)));
-        let (_, mut work) = self.linear_work(&moe.router, rows as f64);
+        let (_, mut work) = self.linear_work(moe.router.borrow(), rows as f64);
         if let Some(expert) = moe.experts.first() {
-            for linear in [&expert.gate_up, &expert.down] {
+            for linear in [expert.gate_up.borrow(), expert.down.borrow()] {
                 let (_, one) = self.linear_work(linear, rows as f64 * k / used);
                 work += one * used;
             }
@@ -176,6 +177,14 @@ impl<B: Backend> Backend for Metered<B> {
 
     fn bind_thread(&mut self) {
         self.inner.bind_thread();
+    }
+
+    fn load_for(&mut self, place: Place) {
+        self.inner.load_for(place);
+    }
+
+    fn parts(&self, n_layers: usize) -> Vec<Part> {
+        self.inner.parts(n_layers)
     }
 
     fn load_linear(&mut self, spec: &LinearSpec) -> Result<B::Linear, BackendError> {
@@ -336,7 +345,7 @@ impl<B: Backend> Backend for Metered<B> {
         self.op(&role, |_| work, run);
     }
 
-    fn moe(&mut self, x: &Self::Tensor, moe: &Moe<B::Linear>, out: &mut Self::Tensor) {
+    fn moe<L: Borrow<B::Linear>>(&mut self, x: &Self::Tensor, moe: &Moe<L>, out: &mut Self::Tensor) {
         let rows = x.rows;
         self.op("moe", |m| m.moe_work(moe, rows), |b| b.moe(&x.inner, moe, &mut out.inner));
     }
@@ -354,6 +363,11 @@ impl<B: Backend> Backend for Metered<B> {
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>) {
         let work = elementwise(2.0 * x.bytes(), 0.0);
         self.op("read", |_| work, |b| b.read(&x.inner, out));
+    }
+
+    fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) {
+        let work = elementwise(2.0 * x.bytes(), 0.0);
+        self.op("write", |_| work, |b| b.write(&mut x.inner, values));
     }
 }
 

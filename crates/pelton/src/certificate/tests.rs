@@ -1,5 +1,6 @@
 //! Kernels that are wrong on purpose, and what the certificate says of them.
 
+use std::borrow::Borrow;
 use std::path::Path;
 
 use pelton_backend::{Batch, Gate, HeadNorms, Moe};
@@ -149,7 +150,7 @@ impl Backend for Faulty {
     fn gate(&mut self, x: &Self::Tensor, gate: Gate, out: &mut Self::Tensor) {
         self.cpu.gate(x, gate, out);
     }
-    fn moe(&mut self, x: &Self::Tensor, moe: &Moe<Self::Linear>, out: &mut Self::Tensor) {
+    fn moe<L: Borrow<Self::Linear>>(&mut self, x: &Self::Tensor, moe: &Moe<L>, out: &mut Self::Tensor) {
         self.cpu.moe(x, moe, out);
     }
     fn gather_logit_rows(&mut self, x: &Self::Tensor, batch: &Self::Prepared, out: &mut Self::Tensor) {
@@ -160,6 +161,9 @@ impl Backend for Faulty {
     }
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>) {
         self.cpu.read(x, out);
+    }
+    fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) {
+        self.cpu.write(x, values);
     }
 }
 
