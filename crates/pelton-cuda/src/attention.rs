@@ -156,6 +156,15 @@ impl AttentionKernels {
     }
 }
 
+/// Bytes that attention of `rows` rows of `q_dim` query columns takes at most besides its answers, over a context of so
+/// many tokens.
+pub fn scratch_bytes(rows: usize, q_dim: usize, context: usize) -> usize {
+    let chunks = context.div_ceil(CHUNK).checked_next_power_of_two().unwrap_or(usize::MAX);
+    let answers = rows.saturating_mul(q_dim).saturating_mul(chunks).saturating_mul(4);
+    // And a maximum and a sum for each head, no head being narrower than 16.
+    answers.min(PARTS_BYTES) / 8 * 9
+}
+
 /// One layer's attention.
 struct Call<'a> {
     qkv: &'a Tensor,

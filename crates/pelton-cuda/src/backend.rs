@@ -100,6 +100,35 @@ impl CudaBackend {
         Ok((self.context.pool.allocated(), self.context.device.free_memory()?))
     }
 
+    /// Whether this is the simulator, whose times mean nothing.
+    pub fn is_simulated(&self) -> bool {
+        self.context.device.driver.is_simulated()
+    }
+
+    /// Bytes a second that the card's memory moves, measured: the best of several additions of two long arrays, each of
+    /// which reads two and writes one. What decoding could reach at most.
+    ///
+    /// # Errors
+    /// What the driver says, and [`CudaError::OutOfMemory`].
+    pub fn measure_bandwidth(&mut self) -> Result<f64, CudaError> {
+        const PASSES: usize = 6;
+        // Several times the largest of second caches; the simulator needs seconds for that.
+        let most = if self.is_simulated() { 1 << 16 } else { 256 << 20 };
+        let bytes = (self.memory()?.1 / 8).min(most) / 1024 * 1024;
+        let x = self.context.memory_exact("an array", bytes)?;
+        let y = self.context.memory_exact("an array", bytes)?;
+        let mut best = f64::INFINITY;
+        self.context.queue.collect(false);
+        for _ in 0..PASSES {
+            self.context.queue.drain()?;
+            let start = Instant::now();
+            self.context.queue.launch(self.context.ops.add, elements(bytes / 4), args![&x, &y, bytes / 4]);
+            self.context.queue.drain()?;
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        Ok(3.0 * bytes as f64 / best.max(1e-9))
+    }
+
     /// The frequencies of a rotation on the device, uploaded when they change.
     fn upload_frequencies(&mut self, rope: &Rope) {
         let is_known = self.frequencies.as_ref().is_some_and(|(known, _)| *known == rope.inv_freq);

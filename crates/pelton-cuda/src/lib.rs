@@ -29,12 +29,13 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+pub use attention::scratch_bytes;
 pub use backend::{CudaBackend, CudaOptions, Vector};
 pub use batch::Prepared;
 pub use device::{DeviceInfo, devices};
 pub use embed::Embedding;
 pub use error::CudaError;
 pub use kv::Kv;
-pub use linear::Linear;
+pub use linear::{Linear, packed_bytes};
 pub use queue::QueueCounts;
 pub use tensor::Tensor;

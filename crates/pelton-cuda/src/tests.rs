@@ -2,4 +2,5 @@
 
 mod conformance;
 mod graphs;
+mod memory;
 mod mutants;

@@ -9,7 +9,7 @@ mod pack;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
-use pelton_quant::WeightType;
+use pelton_quant::{DType, WeightType};
 
 pub(crate) use format::{SUPERBLOCK, TILE_ROWS};
 
@@ -122,6 +122,19 @@ impl FloatKernels {
         let matvec = [1, 4].map(|n| format!("matvec_{name}_{n}"));
         let matvec = [kernels.get("floats", &matvec[0])?, kernels.get("floats", &matvec[1])?];
         Ok(FloatKernels { matvec, matmul: kernels.get("floats", &format!("matmul_{name}"))? })
+    }
+}
+
+/// Bytes that a matrix of this type takes on a card: tiles, or padded rows of floats (f16 for types that are decoded).
+pub fn packed_bytes(dtype: WeightType, rows: usize, cols: usize) -> usize {
+    let tiled = dtype.blocks().and_then(Format::of);
+    let bytes = |rows: usize, units: usize, each: usize| rows.saturating_mul(units).saturating_mul(each);
+    match tiled {
+        Some(format) => bytes(rows.div_ceil(TILE_ROWS), cols.div_ceil(SUPERBLOCK), format.tile_bytes()),
+        None => {
+            let element = if dtype.blocks() == Some(DType::F32) { 4 } else { 2 };
+            bytes(rows, cols.div_ceil(CHUNK).saturating_mul(CHUNK), element)
+        }
     }
 }
 
