@@ -1,20 +1,21 @@
 //! The thread that owns an engine, and the handle that others hold.
 //!
 //! Invariants: dropping a [`RequestHandle`] cancels its request within one step; dropping the [`EngineHandle`] ends
-//! the thread; whoever still listens gets one last event, whatever becomes of the engine.
+//! the thread; whoever still listens gets one last event, whatever becomes of the engine, and whoever comes after a
+//! failure hears what it was. A failed engine does not go on: its keys and values may be lost.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pelton_backend::Backend;
 
 use crate::queue::{Queue, Ticket};
-use crate::{DiskStats, Engine, Event, Request, RequestId, SubmitError};
+use crate::{DiskStats, Engine, EngineError, Event, Request, RequestId, SubmitError};
 
 /// Cancels a request when it is dropped.
 #[derive(Debug)]
@@ -154,6 +155,14 @@ pub struct EngineHandle {
     context: usize,
     vocab: usize,
     stats: Arc<Mutex<EngineStats>>,
+    failure: Arc<OnceLock<String>>,
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+    text.unwrap_or_else(|| "a panic without a message".into())
 }
 
 impl EngineHandle {
@@ -181,16 +190,18 @@ impl EngineHandle {
         let (submit, requests) = channel();
         let (queue, stats) = (engine.queue().clone(), Arc::<Mutex<EngineStats>>::default());
         let (context, vocab) = (engine.limits().effective_context(), engine.model().vocab_size());
-        let owner_stats = Arc::clone(&stats);
+        let failure = Arc::<OnceLock<String>>::default();
+        let (owner_stats, owner_failure) = (Arc::clone(&stats), Arc::clone(&failure));
         let max_running = engine.limits().max_seqs;
         let run = move || {
             let next_look = Instant::now();
             let listeners = HashMap::new();
             let busy = Duration::ZERO;
-            Owner { engine, requests, listeners, stats: owner_stats, pressure, next_look, max_running, busy }.run();
+            let (stats, failure) = (owner_stats, owner_failure);
+            Owner { engine, requests, listeners, stats, failure, pressure, next_look, max_running, busy }.run();
         };
         let thread = std::thread::Builder::new().name("pelton-engine".into()).stack_size(STACK_BYTES).spawn(run)?;
-        Ok(EngineHandle { submit: Some(submit), thread: Some(thread), queue, context, vocab, stats })
+        Ok(EngineHandle { submit: Some(submit), thread: Some(thread), queue, context, vocab, stats, failure })
     }
 
     /// Queues a request. What is wrong with it is said at once.
@@ -211,13 +222,16 @@ impl EngineHandle {
     /// As [`EngineHandle::submit`]; the sink is then not called.
     pub fn submit_to(&self, request: Request, sink: EventSink) -> Result<CancelGuard, SubmitError> {
         request.check(self.context, self.vocab)?;
+        if let Some(message) = self.failure.get() {
+            return Err(SubmitError::Failed(message.clone()));
+        }
         let ticket = self.queue.enter(request.n)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let listener = Listener { sink, cancelled: cancelled.clone(), ended: false };
         let submit = self.submit.as_ref().expect("taken by drop alone");
         submit.send(Submit { request, ticket, submitted: Instant::now(), listener }).map_err(|mut refused| {
             refused.0.listener.ended = true;
-            SubmitError::Stopped
+            self.failure.get().map_or(SubmitError::Stopped, |message| SubmitError::Failed(message.clone()))
         })?;
         Ok(CancelGuard { cancelled })
     }
@@ -246,6 +260,8 @@ struct Owner<B: Backend> {
     requests: Receiver<Submit>,
     listeners: HashMap<RequestId, Listener>,
     stats: Arc<Mutex<EngineStats>>,
+    /// What the engine cannot go on after.
+    failure: Arc<OnceLock<String>>,
     pressure: Pressure,
     next_look: Instant,
     /// Sequences that may run at once now.
@@ -256,26 +272,45 @@ struct Owner<B: Backend> {
 
 impl<B: Backend> Owner<B> {
     fn run(mut self) {
+        // A backend whose device is lost panics: an op has no other way to say so.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let message = match ended {
+            Ok(Ok(())) => return self.cancel_all(),
+            Ok(Err(e)) => e.to_string(),
+            Err(panic) => panic_text(&*panic),
+        };
+        self.fail(&message);
+    }
+
+    /// Tells all who wait, those on their way to the engine too, and whoever will come.
+    fn fail(&mut self, message: &str) {
+        // Before anybody hears of it, so that who does and asks again hears why.
+        self.failure.get_or_init(|| message.to_string());
+        let told = SubmitError::Failed(message.to_string()).to_string();
+        for mut listener in self.listeners.drain().map(|(_, listener)| listener) {
+            listener.tell(Event::Failed(told.clone()));
+        }
+        while let Ok(mut submit) = self.requests.try_recv() {
+            submit.listener.tell(Event::Failed(told.clone()));
+        }
+    }
+
+    /// Until nobody can submit any more.
+    fn serve(&mut self) -> Result<(), EngineError> {
         self.engine.bind_thread();
         self.publish();
         let mut events = Vec::new();
         loop {
             if !self.admit() {
                 self.engine.flush_pages();
-                return self.cancel_all();
+                return Ok(());
             }
             self.drop_cancelled();
             self.look_at_memory();
             let begun = Instant::now();
             let stepped = self.engine.step(&mut events);
             self.busy += begun.elapsed();
-            if let Err(e) = stepped {
-                let message = e.to_string();
-                for listener in self.listeners.values_mut() {
-                    listener.tell(Event::Failed(message.clone()));
-                }
-                return;
-            }
+            stepped?;
             // First, so that who hears of an event sees at least its state.
             self.publish();
             self.deliver(&mut events);

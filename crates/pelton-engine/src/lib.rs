@@ -24,7 +24,7 @@ mod speculate;
 pub use disk::{DiskOptions, DiskStats};
 pub use engine::{Engine, EngineError, EngineLimits};
 pub use event::{Embedded, Event, FinishReason, Finished, Miss, MissCause, Speculated, Timing};
-pub use handle::{CancelGuard, EngineHandle, EngineStats, EventSink, Pressure, RequestHandle};
+pub use handle::{CancelGuard, EngineHandle, EngineStats, EventSink, Pressure, RequestHandle, panic_text};
 pub use request::{MAX_CHOICES, MAX_TOP_LOGPROBS, Pooling, Request, RequestId, SubmitError, Task};
 pub use speculate::{
     Asks, CLASSES, DraftModel, Drafter, MAX_DRAFT, Ngrams, Offer, Recall, SpeculationOptions, VocabularyMismatch,

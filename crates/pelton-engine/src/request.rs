@@ -197,4 +197,7 @@ pub enum SubmitError {
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,
+    /// The engine has met what it cannot go on after, such as a lost GPU.
+    #[error("the engine has stopped: {0}")]
+    Failed(String),
 }

@@ -166,7 +166,7 @@ impl From<pelton::SubmitError> for ApiError {
         use pelton::SubmitError as Refused;
         let message = refused.to_string();
         match refused {
-            Refused::Stopped => ApiError::unavailable(message),
+            Refused::Stopped | Refused::Failed(_) => ApiError::unavailable(message),
             Refused::QueueFull { .. } => ApiError::too_many(message, 2),
             Refused::PromptTooLong { .. } => {
                 let code = Some("context_length_exceeded");
