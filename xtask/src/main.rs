@@ -38,6 +38,7 @@ const FLOORS: &[(&str, u32, &[&str])] = &[
         &[
             "pelton-backend",
             "pelton-cpu",
+            "pelton-cuda",
             "pelton-engine",
             "pelton-formats",
             "pelton-model",
@@ -55,7 +56,7 @@ const FLOORS: &[(&str, u32, &[&str])] = &[
         &["pelton", "pelton-backend", "pelton-cpu", "pelton-formats", "pelton-model", "pelton-quant"],
     ),
     ("pelton-server", 6, &["pelton"]),
-    ("pelton-cli", 7, &["pelton", "pelton-docs", "pelton-eval", "pelton-quantize", "pelton-server"]),
+    ("pelton-cli", 7, &["pelton", "pelton-cuda", "pelton-docs", "pelton-eval", "pelton-quantize", "pelton-server"]),
     ("xtask", 7, &["pelton-cuda"]),
 ];
 

@@ -11,9 +11,11 @@ mod available;
 mod bench;
 mod cache_line;
 mod certificate;
+mod doctor;
 mod embedded;
 mod error;
 mod evaluate;
+mod gpu;
 mod grammars;
 mod inspect;
 pub mod ladder;
@@ -36,9 +38,11 @@ pub use bench::{
     Workload, ceilings, quick_ceilings,
 };
 pub use certificate::{Certificate, Probe};
+pub use doctor::{CardState, CpuState, DecodeState, Doctor, GpuState};
 pub use embedded::{DEFAULT_NAME, DRAFT_NAME};
 pub use error::{Error, ErrorKind};
 pub use evaluate::{Logits, write_logits};
+pub use gpu::{CardReport, GpuLayers, GpuReport};
 pub use grammars::grammar_compiler;
 pub use inspect::{Inspection, TensorGroup};
 pub use llm::{Llm, LoadReport};
@@ -54,6 +58,7 @@ pub use speculation::{Draft, Speculation};
 
 pub use pelton_backend::{KvType, PAGE_LEN, Placement};
 pub use pelton_cpu::Ceilings;
+pub use pelton_cuda::DeviceInfo;
 pub use pelton_engine::{
     CancelGuard, DiskStats, Embedded, EngineStats, Event, EventSink, FinishReason, Finished, MAX_CHOICES, MAX_DRAFT,
     MAX_TOP_LOGPROBS, Miss, MissCause, Pooling, Request, RequestHandle, Speculated, SubmitError, Task, Timing,

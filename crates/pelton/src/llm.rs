@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pelton_backend::{Backend, Placement, Reference};
+use pelton_backend::{Backend, Placement, Reference, Split};
 use pelton_cpu::Cpu;
+use pelton_cuda::CudaBackend;
 use pelton_engine::{
     CancelGuard, DiskOptions, Embedded, Engine, EngineHandle, EngineLimits, EngineStats, Event, EventSink, Finished,
     Pooling, Request, RequestHandle, SpeculationOptions, SubmitError,
@@ -17,11 +18,12 @@ use pelton_text::Tokenizer;
 use crate::available::total_memory;
 use crate::cache_line::cache_line;
 use crate::certificate::{self, Certificate};
+use crate::gpu::{self, Chosen, Placed, Wanted, least_tokens};
 use crate::grammars::Grammars;
-use crate::memory::MemoryNeeds;
+use crate::memory::{LEAST_PAGES, MemoryNeeds};
 use crate::packed::{Pack, PackedReport, identity_of};
 use crate::speculation::{self, Found};
-use crate::{BackendChoice, Error, MemoryPlan, Model, Options, Require, available_memory};
+use crate::{BackendChoice, Error, GpuReport, MemoryPlan, Model, Options, Require, available_memory};
 
 /// What loading decided: shown to the user, never silent.
 #[derive(Clone, Debug)]
@@ -34,8 +36,10 @@ pub struct LoadReport {
     pub backend: String,
     /// Which kernel runs each layer.
     pub placements: Vec<Placement>,
-    /// How the memory is divided.
+    /// How this machine's memory is divided.
     pub memory: MemoryPlan,
+    /// What is on GPUs, and why not more.
+    pub gpu: GpuReport,
     /// Who proposes tokens ahead; empty where nobody does.
     pub drafters: Vec<String>,
     /// What became of the packed file.
@@ -58,13 +62,16 @@ impl LoadReport {
             self.name,
             self.parameters as f64 / 1e6,
             self.backend,
-            mib(m.weight_bytes),
+            mib(m.weight_bytes + self.gpu.cards.iter().map(|c| c.weight_bytes).sum::<usize>()),
             m.context,
-            mib(m.kv_bytes),
+            mib(m.kv_bytes + self.gpu.cards.iter().map(|c| c.kv_bytes).sum::<usize>()),
             m.full_sequences,
             if m.full_sequences == 1 { "sequence" } else { "sequences" },
             self.load_time.as_secs_f64(),
         );
+        if let Some(gpu) = self.gpu.line() {
+            line += &format!(" · {gpu}");
+        }
         match self.packed {
             PackedReport::Off | PackedReport::NotStored => {}
             PackedReport::Mapped { .. } => line += " · packed weights mapped from an earlier start",
@@ -117,31 +124,52 @@ impl Llm {
         let model = quantized.as_ref().unwrap_or(model);
         match options.backend {
             BackendChoice::Reference => {
-                let pack = Pack::off(options.cache_packed.as_deref());
-                Llm::load_on(Reference, model, options, progress, pack, |_, _| 0)
+                gpu::refuse_beside_reference(options)?;
+                let pack = Pack::off(options.cache_packed.as_deref(), "the reference packs none");
+                Llm::load_on(Reference, model, options, progress, pack, Placed::default())
             }
             BackendChoice::Cpu => {
                 let start = Instant::now();
-                let mut cpu = Cpu::new(options.cpu())?;
-                let pack = Pack::begin(&mut cpu, model, options.cache_packed.as_deref(), progress);
-                let mut llm = Llm::load_on(cpu, model, options, progress, pack, Pack::finish)?;
+                let needs = memory_needs(model, options)?;
+                let mut llm = match gpu::choose(model, options, &needs, wanted_on_cards(&needs))? {
+                    Chosen::Cpu(report) => Llm::load_on_cpu(model, options, progress, report)?,
+                    Chosen::Split(split, placed) => {
+                        let pack = Pack::off(options.cache_packed.as_deref(), "a part of the model is on a GPU");
+                        let report = placed.report.clone();
+                        let load = || Llm::load_on(*split, model, options, progress, pack, placed);
+                        match gpu::attempt(options, &report, load)? {
+                            Ok(llm) => llm,
+                            Err(report) => Llm::load_on_cpu(model, options, progress, report)?,
+                        }
+                    }
+                };
                 llm.report.load_time = start.elapsed();
                 Ok(llm)
             }
         }
     }
 
-    /// `finish` ends what was begun with the packed file and says how many bytes of weights are mapped from it.
+    fn load_on_cpu(
+        model: &Model,
+        options: &Options,
+        progress: &mut dyn FnMut(LoadProgress),
+        report: GpuReport,
+    ) -> Result<Llm, Error> {
+        let mut cpu = Cpu::new(options.cpu())?;
+        let pack = Pack::begin(&mut cpu, model, options.cache_packed.as_deref(), progress);
+        Llm::load_on(cpu, model, options, progress, pack, Placed::nowhere(report))
+    }
+
     fn load_on<B>(
         mut backend: B,
         model: &Model,
         options: &Options,
         progress: &mut dyn FnMut(LoadProgress),
         mut pack: Pack,
-        finish: impl FnOnce(&mut Pack, &mut B) -> usize,
+        mut placed: Placed,
     ) -> Result<Llm, Error>
     where
-        B: Backend + Send + 'static,
+        B: Loads + Send + 'static,
         Engine<B>: Send,
         Decoder<B>: Send,
         Workspace<B>: Send,
@@ -151,18 +179,21 @@ impl Llm {
         let config = &model.files.config;
         // Refuse before packing gigabytes, by the size of the files; the plan itself follows the packed bytes. The
         // files are mapped: the system may drop their pages, so only the packed weights count.
-        let (needs, draft) = with_draft(model, options)?;
-        let context = MemoryPlan::new(needs, available_memory())?.context;
+        let (needs, draft) = with_draft(model, options, &placed)?;
+        let context = MemoryPlan::beside_cards(needs, available_memory(), &placed.cards)?.context;
         let (mut decoder, probing) = certificate::load(&mut backend, model, options, context, progress)?;
         let weight_bytes: usize = decoder.placements().iter().map(|p| p.bytes).sum();
-        let mapped = finish(&mut pack, &mut backend);
+        placed.settle(backend.on_cards(), None);
+        let weight_bytes = weight_bytes.saturating_sub(backend.on_cards().iter().sum());
+        let mapped = backend.end_packing(&mut pack);
         let certificate = probing.finish(&mut backend, &decoder, config)?;
         let draft = draft.map(|draft| load_draft(&mut backend, draft.model, context)).transpose()?;
         let draft_bytes = draft.iter().flat_map(|(_, decoder)| decoder.placements()).map(|p| p.bytes).sum::<usize>();
         let weight_bytes = weight_bytes + draft_bytes;
         // What was free before packing: what is free now, and the packed weights; the mapped ones count as free.
         let free = available_memory().map(|now| now.saturating_add(weight_bytes.saturating_sub(mapped) as u64));
-        let memory = MemoryPlan::new(MemoryNeeds { weight_bytes, ..needs }, free)?;
+        let memory = MemoryPlan::beside_cards(MemoryNeeds { weight_bytes, ..needs }, free, &placed.cards)?;
+        placed.settle(backend.on_cards(), Some(memory.n_pages));
         // LongRoPE chooses its factors by the context that will really run.
         decoder.set_rope(pelton_model::resolve_rope(&config.rope, memory.context));
         let limits = EngineLimits {
@@ -183,7 +214,7 @@ impl Llm {
         if options.steady_streams {
             engine.keep_streams_steady();
         }
-        notes.extend(keep_pages(&mut engine, model, options)?);
+        notes.extend(keep_pages(&mut engine, model, options, &placed)?);
         speculation::install(&mut engine, draft, model, options)?;
         let report = LoadReport {
             packed,
@@ -195,6 +226,7 @@ impl Llm {
             drafters: engine.drafters(),
             placements,
             memory,
+            gpu: placed.report,
             load_time: start.elapsed(),
         };
         let engine = EngineHandle::spawn_governed(engine, Box::new(memory_is_short))
@@ -271,10 +303,49 @@ impl Llm {
     }
 }
 
+/// What loading asks of a backend besides its ops.
+pub(crate) trait Loads: Backend {
+    /// Ends what was begun with the packed file; bytes of weights that are mapped from it.
+    fn end_packing(&mut self, _pack: &mut Pack) -> usize {
+        0
+    }
+
+    /// Bytes of weights on each card.
+    fn on_cards(&self) -> &[usize] {
+        &[]
+    }
+}
+
+impl Loads for Reference {}
+
+impl Loads for Cpu {
+    fn end_packing(&mut self, pack: &mut Pack) -> usize {
+        pack.finish(self)
+    }
+}
+
+impl Loads for Split<CudaBackend, Cpu> {
+    fn on_cards(&self) -> &[usize] {
+        &self.weight_bytes()[..self.cards().len()]
+    }
+}
+
+/// What must fit beside a layer before a card gets it.
+fn wanted_on_cards(needs: &MemoryNeeds) -> Wanted {
+    let context = needs.context.max(needs.require.context).unwrap_or(needs.default_context).max(1);
+    let seqs = needs.max_seqs.max(needs.require.seqs.unwrap_or(1)).max(1);
+    let tokens = match needs.require.seqs {
+        Some(required) => least_tokens(context, required, usize::MAX),
+        None => least_tokens(context, seqs, LEAST_PAGES),
+    };
+    let logit_rows = seqs.saturating_add(needs.draft_rows.min(seqs.saturating_mul(pelton_engine::MAX_DRAFT)));
+    Wanted { tokens, context, rows: needs.batch_rows.max(seqs), logit_rows }
+}
+
 /// What has to fit, and the draft model where there is one. One that was merely found is left where it would cost the
 /// model context or sequences.
-fn with_draft(model: &Model, options: &Options) -> Result<(MemoryNeeds, Option<Found>), Error> {
-    let needs = memory_needs(model, options)?;
+fn with_draft(model: &Model, options: &Options, placed: &Placed) -> Result<(MemoryNeeds, Option<Found>), Error> {
+    let needs = placed.host(memory_needs(model, options)?);
     let Some(draft) = speculation::find(model, &options.speculation)? else { return Ok((needs, None)) };
     let with = needs.beside(&memory_needs(
         &draft.model,
@@ -283,7 +354,8 @@ fn with_draft(model: &Model, options: &Options) -> Result<(MemoryNeeds, Option<F
     if draft.asked_for {
         return Ok((with, Some(draft)));
     }
-    let granted = |needs| MemoryPlan::new(needs, available_memory()).map(|plan| (plan.context, plan.max_seqs)).ok();
+    let plan = |needs| MemoryPlan::beside_cards(needs, available_memory(), &placed.cards);
+    let granted = |needs| plan(needs).map(|plan| (plan.context, plan.max_seqs)).ok();
     let is_free = granted(with).is_some_and(|with| Some(with) == granted(needs));
     Ok(if is_free { (with, Some(draft)) } else { (needs, None) })
 }
@@ -306,14 +378,19 @@ fn memory_is_short() -> bool {
 
 /// Keeps prefix pages on disk where the options say so. A folder that cannot be used is a note; a model whose pages
 /// cannot be named is, too.
-fn keep_pages<B: Backend>(engine: &mut Engine<B>, model: &Model, options: &Options) -> Result<Option<String>, Error> {
+fn keep_pages<B: Backend>(
+    engine: &mut Engine<B>,
+    model: &Model,
+    options: &Options,
+    placed: &Placed,
+) -> Result<Option<String>, Error> {
     let Some(folder) = &options.prefix_cache_dir else { return Ok(None) };
     let identity = match identity_of(model) {
         Ok(identity) => identity,
         Err(e) => return Ok(Some(format!("prefix pages are not kept on disk: {e}"))),
     };
     // Backends compute different bits.
-    let identity = format!("{identity}\n{:?}", options.backend);
+    let identity = format!("{identity}\n{:?}{}", options.backend, placed.identity());
     let disk = DiskOptions { folder: folder.clone(), max_bytes: options.prefix_cache_bytes, identity };
     engine.keep_pages(&disk)?;
     let found = engine.disk_stats().filter(|disk| disk.pages > 0);

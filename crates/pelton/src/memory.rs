@@ -2,15 +2,17 @@
 //!
 //! Invariant: what a caller asked for in so many words (a context) is granted whole or refused with numbers; what
 //! is only an upper bound (a default context, the sequences at once) shrinks, and the plan says from what. Bytes are
-//! those that will be allocated: the packed weights' own sizes, whole pages, the activations' rows.
+//! those that will be allocated: the packed weights' own sizes, whole pages, the activations' rows. Where a model is
+//! shared with cards, a page is paid for on each of them and here; the tightest decides how many there are.
 
 use pelton_backend::{KvType, PAGE_LEN};
 use pelton_engine::MAX_DRAFT;
 
+use crate::gpu::CardNeeds;
 use crate::{Error, Require};
 
 /// The shortest share of the pool that a sequence is worth running with, and the shortest default context.
-const LEAST_PAGES: usize = 8;
+pub(crate) const LEAST_PAGES: usize = 8;
 
 /// How the memory is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +141,20 @@ impl MemoryNeeds {
 }
 
 impl MemoryPlan {
-    /// Divides `free` bytes, the weights' among them. A context that the caller asked for must fit whole, once; a
-    /// default one shrinks. The pool holds `max_seqs` full sequences where there is room, fewer where not; and no
-    /// more sequences run at once than have their activations and a few pages each.
-    pub(crate) fn new(needs: MemoryNeeds, free: Option<u64>) -> Result<MemoryPlan, Error> {
+    /// The plan of a model that is in this machine's memory.
+    #[cfg(test)]
+    fn new(needs: MemoryNeeds, free: Option<u64>) -> Result<MemoryPlan, Error> {
+        MemoryPlan::beside_cards(needs, free, &[])
+    }
+
+    /// Divides `free` bytes, the weights' among them, where the rest of the model is on cards. A context that the caller
+    /// asked for must fit whole, once; a default one shrinks. The pool holds `max_seqs` full sequences where there is
+    /// room, fewer where not; and no more sequences run at once than have their activations and a few pages each.
+    pub(crate) fn beside_cards(
+        needs: MemoryNeeds,
+        free: Option<u64>,
+        cards: &[CardNeeds],
+    ) -> Result<MemoryPlan, Error> {
         // A tenth stays free for the rest of the process and the rest of the machine.
         let budget_bytes = match (free.map(|free| free / 10 * 9), needs.limit) {
             (Some(free), Some(limit)) => Some(free.min(limit)),
@@ -156,12 +168,18 @@ impl MemoryPlan {
             ..needs
         };
         let page_bytes = needs.page_bytes();
-        let affordable = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / page_bytes;
+        let here = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / page_bytes;
+        let on_cards = |seqs| cards.iter().map(|card| card.affordable(&needs, seqs)).min().unwrap_or(usize::MAX);
+        let affordable = |seqs: usize| here(seqs).min(on_cards(seqs));
         let wanted_context = needs.context.unwrap_or(needs.default_context).max(1);
         let wanted_pages = wanted_context.div_ceil(PAGE_LEN);
         let least_pages = if needs.context.is_some() { wanted_pages } else { wanted_pages.min(LEAST_PAGES) };
         if affordable(1) < least_pages {
-            return Err(shortfall(&needs, budget, affordable(1), wanted_context));
+            let tightest = cards.iter().min_by_key(|card| card.affordable(&needs, 1));
+            return Err(match tightest.filter(|_| here(1) >= least_pages) {
+                Some(card) => card.shortfall(&needs, wanted_context),
+                None => shortfall(&needs, budget, here(1), wanted_context),
+            });
         }
         let context = wanted_context.min(affordable(1).saturating_mul(PAGE_LEN));
         let pages_per_sequence = context.div_ceil(PAGE_LEN);
@@ -176,7 +194,7 @@ impl MemoryPlan {
         if let Some(required) = needs.require.seqs
             && full_sequences.min(max_seqs) < required
         {
-            return Err(too_many(&needs, budget, context, required));
+            return Err(too_many(&needs, budget, (context, required), affordable));
         }
         Ok(MemoryPlan {
             budget_bytes,
@@ -195,6 +213,42 @@ impl MemoryPlan {
     }
 }
 
+impl CardNeeds {
+    /// All but keys and values.
+    fn fixed_bytes(&self, needs: &MemoryNeeds, seqs: usize) -> usize {
+        let own = MemoryNeeds { row_bytes: self.row_bytes, logit_row_bytes: self.logit_row_bytes, ..*needs };
+        self.weight_bytes.saturating_add(self.fixed_bytes).saturating_add(own.activation_bytes(seqs))
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.kv_bytes_per_token.saturating_mul(PAGE_LEN).max(1)
+    }
+
+    /// Pages that the card has room for beside `seqs` sequences.
+    fn affordable(&self, needs: &MemoryNeeds, seqs: usize) -> usize {
+        self.budget.saturating_sub(self.fixed_bytes(needs, seqs)) / self.page_bytes()
+    }
+
+    fn shortfall(&self, needs: &MemoryNeeds, wanted: usize) -> Error {
+        let kv = wanted.div_ceil(PAGE_LEN).saturating_mul(self.page_bytes());
+        let advice = match self.affordable(needs, 1).saturating_mul(PAGE_LEN) {
+            0 => "use fewer --gpu-layers or fewer --batch-rows".to_string(),
+            fits => format!("the longest context that fits is --context {fits}; fewer --gpu-layers leave more room"),
+        };
+        let fixed = self.fixed_bytes(needs, 1);
+        Error::Usage(format!(
+            "a context of {wanted} tokens does not fit on {}: weights {:.0} MiB + activations {:.0} MiB + KV {:.0} MiB = \
+             {:.0} MiB, of {:.0} MiB that may be used; {advice}",
+            self.name,
+            mib(self.weight_bytes),
+            mib(fixed.saturating_sub(self.weight_bytes)),
+            mib(kv),
+            mib(fixed.saturating_add(kv)),
+            mib(self.budget),
+        ))
+    }
+}
+
 /// The largest of `1..=most` that fits, where 1 does and nothing fits above what does not.
 fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
     let (mut fitting, mut beyond) = (1, most.saturating_add(1));
@@ -209,8 +263,12 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> usize {
 }
 
 /// Refuses a number of full sequences, with the numbers and what would fit.
-fn too_many(needs: &MemoryNeeds, budget: usize, context: usize, required: usize) -> Error {
-    let affordable = |seqs| budget.saturating_sub(needs.fixed_bytes(seqs)) / needs.page_bytes();
+fn too_many(
+    needs: &MemoryNeeds,
+    budget: usize,
+    (context, required): (usize, usize),
+    affordable: impl Fn(usize) -> usize,
+) -> Error {
     let pages = |context: usize, seqs: usize| context.div_ceil(PAGE_LEN).saturating_mul(seqs);
     let kv = pages(context, required).saturating_mul(needs.page_bytes());
     let fewer = largest(required, |seqs| affordable(seqs) >= pages(context, seqs));
@@ -249,11 +307,11 @@ fn shortfall(needs: &MemoryNeeds, budget: usize, affordable_pages: usize, wanted
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// One sequence's activations: 10 rows of 40 bytes and 25 of logits for each sequence.
-    const NEEDS: MemoryNeeds = MemoryNeeds {
+    pub(crate) const NEEDS: MemoryNeeds = MemoryNeeds {
         weight_bytes: 1000,
         kv_bytes_per_token: 10,
         row_bytes: 40,
@@ -264,7 +322,7 @@ mod tests {
         default_context: 1024,
         max_seqs: 4,
         kv_type: KvType::Bf16,
-        require: Require { context: None, seqs: None },
+        require: Require { context: None, seqs: None, gpu: false },
         limit: None,
     };
     /// Weights, and activations of 4 sequences.
@@ -321,7 +379,8 @@ mod tests {
 
     #[test]
     fn what_is_required_is_granted_or_refused_with_what_fits() {
-        let require = |context, seqs| MemoryNeeds { require: Require { context, seqs }, max_seqs: 1, ..NEEDS };
+        let require =
+            |context, seqs| MemoryNeeds { require: Require { context, seqs, gpu: false }, max_seqs: 1, ..NEEDS };
         // Two sequences of 1024 tokens: 64 pages of 320 bytes, two rows of logits.
         let enough = usable(1000 + 400 + 50 + 64 * 320);
         let plan = MemoryPlan::new(require(Some(1024), Some(2)), enough).unwrap();
@@ -382,6 +441,44 @@ mod tests {
             let plan = MemoryPlan::new(MemoryNeeds { max_seqs: MAX, ..NEEDS }, free).unwrap();
             assert_eq!(plan.context, 1024);
             assert!(plan.max_seqs <= u32::MAX as usize && plan.n_pages <= u32::MAX as usize, "{plan:?}");
+        }
+    }
+
+    #[test]
+    fn a_card_with_less_room_shortens_the_pool_and_is_named_where_nothing_fits() {
+        let card = CardNeeds {
+            name: "NVIDIA Test".into(),
+            weight_bytes: 500,
+            kv_bytes_per_token: 20,
+            row_bytes: 40,
+            logit_row_bytes: 0,
+            fixed_bytes: 100,
+            // Ten rows and 20 pages.
+            budget: 500 + 100 + 400 + 20 * 640,
+        };
+        let plan = MemoryPlan::beside_cards(NEEDS, None, std::slice::from_ref(&card)).unwrap();
+        assert_eq!((plan.context, plan.n_pages, plan.max_seqs), (640, 20, 1));
+        let roomy = CardNeeds { budget: usize::MAX, ..card.clone() };
+        let plan = MemoryPlan::beside_cards(NEEDS, None, &[roomy.clone()]).unwrap();
+        assert_eq!((plan.context, plan.n_pages, plan.kv_bytes), (1024, 128, 128 * 320));
+        let asked = MemoryNeeds { context: Some(1024), ..NEEDS };
+        let error = MemoryPlan::beside_cards(asked, None, &[roomy, card]).unwrap_err().to_string();
+        assert!(error.contains("on NVIDIA Test") && error.contains("--context 640"), "{error}");
+        let full = MemoryNeeds { require: Require { seqs: Some(4), ..Require::default() }, ..NEEDS };
+        let two = CardNeeds { budget: 1000 + 70 * 640, ..two_pages() };
+        let error = MemoryPlan::beside_cards(full, None, &[two]).unwrap_err().to_string();
+        assert!(error.contains("seqs=2 fits"), "{error}");
+    }
+
+    fn two_pages() -> CardNeeds {
+        CardNeeds {
+            name: "small".into(),
+            weight_bytes: 500,
+            kv_bytes_per_token: 20,
+            row_bytes: 40,
+            logit_row_bytes: 0,
+            fixed_bytes: 100,
+            budget: 0,
         }
     }
 }

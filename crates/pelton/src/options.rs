@@ -7,12 +7,12 @@ use pelton_cpu::CpuOptions;
 use pelton_formats::GenerationDefaults;
 use pelton_sample::SamplingParams;
 
-use crate::{Error, Model, Quantization, Speculation};
+use crate::{Error, GpuLayers, Model, Quantization, Speculation};
 
 /// Which backend runs the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BackendChoice {
-    /// The CPU's kernels.
+    /// The kernels of the CPU, and those of GPUs for the layers that [`Options::gpu_layers`] gives them.
     #[default]
     Cpu,
     /// The scalar reference: slow and exact.
@@ -26,23 +26,31 @@ pub struct Require {
     pub context: Option<usize>,
     /// So many sequences at once, each as long as the context.
     pub seqs: Option<usize>,
+    /// A GPU, for as many layers as fit but at least one.
+    pub gpu: bool,
 }
 
 impl Require {
-    /// Reads `ctx=TOKENS,seqs=NUMBER`, either or both.
+    /// Reads `ctx=TOKENS,seqs=NUMBER,gpu`, any of them.
     ///
     /// # Errors
     /// [`Error::Usage`] names what cannot be read.
     pub fn parse(text: &str) -> Result<Require, Error> {
         let mut require = Require::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            if part == "gpu" {
+                require.gpu = true;
+                continue;
+            }
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             let number = value.trim().parse::<usize>().ok().filter(|&n| n > 0 && n <= u32::MAX as usize);
             let (slot, Some(number)) = (
                 match name.trim() {
                     "ctx" | "context" => &mut require.context,
                     "seqs" => &mut require.seqs,
-                    _ => return Err(Error::Usage(format!("--require {part}: expected ctx=TOKENS or seqs=NUMBER"))),
+                    _ => {
+                        return Err(Error::Usage(format!("--require {part}: expected ctx=TOKENS, seqs=NUMBER or gpu")));
+                    }
                 },
                 number,
             ) else {
@@ -59,6 +67,10 @@ impl Require {
 pub struct Options {
     /// Backend.
     pub backend: BackendChoice,
+    /// How many layers go to GPUs.
+    pub gpu_layers: GpuLayers,
+    /// The CUDA driver's library, where it is not the system's.
+    pub gpu_driver: Option<PathBuf>,
     /// Threads of decoding steps; `None` is one for each core that the process may use.
     pub threads: Option<usize>,
     /// Threads of steps that read prompts (more than 16 rows); `None` is as many as for decoding.
@@ -139,6 +151,8 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             backend: BackendChoice::Cpu,
+            gpu_layers: GpuLayers::Auto,
+            gpu_driver: None,
             threads: None,
             batch_threads: None,
             isa: None,
@@ -213,10 +227,11 @@ mod tests {
 
     #[test]
     fn requirements_are_read_or_refused_by_name() {
-        let both = Require { context: Some(32768), seqs: Some(8) };
+        let both = Require { context: Some(32768), seqs: Some(8), gpu: false };
         assert_eq!(Require::parse("ctx=32768,seqs=8").unwrap(), both);
         assert_eq!(Require::parse(" seqs=8 , context=32768 ").unwrap(), both);
         assert_eq!(Require::parse("").unwrap(), Require::default());
+        assert_eq!(Require::parse("gpu, ctx=32768,seqs=8").unwrap(), Require { gpu: true, ..both });
         for bad in ["ctx", "ctx=", "ctx=0", "ctx=-1", "gpu=1", "seqs=many", "ctx=99999999999999999999"] {
             assert!(Require::parse(bad).unwrap_err().to_string().contains(bad), "{bad}");
         }

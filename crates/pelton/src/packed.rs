@@ -204,9 +204,9 @@ impl Pack {
         (self.report, self.notes)
     }
 
-    /// For a backend that packs nothing.
-    pub(crate) fn off(folder: Option<&Path>) -> Pack {
-        let note = "this backend packs no weights: there are none to keep".to_string();
+    /// For a backend whose weights are not kept, and why.
+    pub(crate) fn off(folder: Option<&Path>, why: &str) -> Pack {
+        let note = format!("packed weights are not kept: {why}");
         Pack { path: PathBuf::new(), report: PackedReport::Off, notes: folder.map(|_| note).into_iter().collect() }
     }
 }

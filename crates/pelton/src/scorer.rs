@@ -9,6 +9,7 @@ use pelton_cpu::Cpu;
 use pelton_model::{Decoder, LoadProgress, Workspace};
 
 use crate::certificate::{self, Certificate};
+use crate::gpu::{self, Chosen, GpuReport, Placed, Wanted};
 use crate::llm::memory_needs;
 use crate::{BackendChoice, Error, KvType, Model, Options, available_memory};
 
@@ -62,6 +63,7 @@ pub struct Scorer {
     backend: String,
     placements: Vec<Placement>,
     certificate: Certificate,
+    gpu: GpuReport,
 }
 
 impl Scorer {
@@ -93,9 +95,27 @@ impl Scorer {
         match options.backend {
             BackendChoice::Reference => {
                 let options = Options { kv_type: KvType::F32, ..options.clone() };
-                load_on(Reference, model, &options, size, rope_bf16, progress)
+                gpu::refuse_beside_reference(&options)?;
+                load_on(Reference, model, &options, size, rope_bf16, progress, Placed::default())
             }
-            BackendChoice::Cpu => load_on(Cpu::new(options.cpu())?, model, options, size, rope_bf16, progress),
+            BackendChoice::Cpu => {
+                let tokens = pool_pages(size).saturating_mul(PAGE_LEN);
+                let logit_rows = logit_rows(model, options);
+                let wanted = Wanted { tokens, context: size.context, rows: options.batch_rows, logit_rows };
+                let report = match gpu::choose(model, options, &memory_needs(model, options)?, wanted)? {
+                    Chosen::Cpu(report) => report,
+                    Chosen::Split(split, placed) => {
+                        let report = placed.report.clone();
+                        let load = || load_on(*split, model, options, size, rope_bf16, progress, placed);
+                        match gpu::attempt(options, &report, load)? {
+                            Ok(scorer) => return Ok(scorer),
+                            Err(report) => report,
+                        }
+                    }
+                };
+                let placed = Placed::nowhere(report);
+                load_on(Cpu::new(options.cpu())?, model, options, size, rope_bf16, progress, placed)
+            }
         }
     }
 
@@ -117,6 +137,11 @@ impl Scorer {
     /// How far each kernel was from the reference when it was probed.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// What is on GPUs, and why not more.
+    pub fn gpu(&self) -> &GpuReport {
+        &self.gpu
     }
 
     /// Bytes of the packed weights.
@@ -200,6 +225,7 @@ fn load_on<B: Backend + 'static>(
     size: ScorerSize,
     rope_bf16: bool,
     progress: &mut dyn FnMut(LoadProgress),
+    placed: Placed,
 ) -> Result<Scorer, Error> {
     let config = &model.files.config;
     let (size, batch_rows) = (ScorerSize { sequences: size.sequences.max(1), ..size }, options.batch_rows);
@@ -208,10 +234,9 @@ fn load_on<B: Backend + 'static>(
         return Err(Error::Usage(format!("{} tokens: {} takes 1 to {most}", size.context, model.name)));
     }
     let pages_each = size.context.div_ceil(PAGE_LEN);
-    // One more than the passages fill: continuations copy a page that a prefix began.
-    let n_pages = pages_each.saturating_mul(size.sequences).saturating_add(1);
-    let logit_rows = (LOGIT_BYTES / config.vocab_size.max(1) / 4).clamp(1, batch_rows);
-    check_memory(model, options, n_pages, logit_rows)?;
+    let n_pages = pool_pages(size);
+    let logit_rows = logit_rows(model, options);
+    check_memory(model, options, n_pages, logit_rows, &placed)?;
     let (mut decoder, probing) = certificate::load(&mut backend, model, options, size.context, progress)?;
     let certificate = probing.finish(&mut backend, &decoder, config)?;
     if rope_bf16 {
@@ -225,12 +250,36 @@ fn load_on<B: Backend + 'static>(
     let slots = slots.collect();
     let (vocab, context, logits) = (config.vocab_size, size.context, Vec::new());
     let runs = Runner { backend, decoder, kv, work, logits, slots, n_pages, batch_rows, logit_rows, context };
-    Ok(Scorer { runs: Box::new(runs), vocab, context, backend: description, placements, certificate })
+    Ok(Scorer {
+        runs: Box::new(runs),
+        vocab,
+        context,
+        backend: description,
+        placements,
+        certificate,
+        gpu: placed.report,
+    })
+}
+
+/// Pages that passages of `size` fill, and one more: continuations copy a page that a prefix began.
+fn pool_pages(size: ScorerSize) -> usize {
+    size.context.div_ceil(PAGE_LEN).saturating_mul(size.sequences.max(1)).saturating_add(1)
+}
+
+/// Rows of a step with logits.
+fn logit_rows(model: &Model, options: &Options) -> usize {
+    (LOGIT_BYTES / model.files.config.vocab_size.max(1) / 4).clamp(1, options.batch_rows.max(1))
 }
 
 /// Refuses what memory cannot hold, before anything is packed.
-fn check_memory(model: &Model, options: &Options, n_pages: usize, logit_rows: usize) -> Result<(), Error> {
-    let needs = memory_needs(model, options)?;
+fn check_memory(
+    model: &Model,
+    options: &Options,
+    n_pages: usize,
+    logit_rows: usize,
+    placed: &Placed,
+) -> Result<(), Error> {
+    let needs = placed.host(memory_needs(model, options)?);
     if u32::try_from(n_pages).is_err() {
         return Err(Error::Usage("more pages of keys and values than can be numbered; use shorter windows".into()));
     }

@@ -11,6 +11,8 @@ mod metered;
 mod speculation;
 mod steps;
 
+use std::borrow::Borrow;
+
 use pelton_backend::{Backend, PAGE_LEN, Placement, Reference};
 use pelton_cpu::{Ceilings, Cpu};
 use pelton_model::LoadProgress;
@@ -21,8 +23,9 @@ use metered::Metered;
 pub use speculation::{SpeculationFigure, SpeculationJob};
 use steps::{Runner, Steps};
 
+use crate::gpu::{self, Chosen, GpuReport, Placed, Wanted};
 use crate::llm::memory_needs;
-use crate::{BackendChoice, Error, Model, Options, available_memory};
+use crate::{BackendChoice, Error, GpuLayers, Model, Options, available_memory};
 
 /// Bytes that are read to measure the memory.
 const READ_BUFFER: usize = 1 << 30;
@@ -147,6 +150,7 @@ fn ceilings_over(options: &Options, bytes: usize) -> Result<Ceilings, Error> {
 pub struct Bench {
     steps: Box<dyn Steps>,
     placements: Vec<Placement>,
+    gpu: GpuReport,
 }
 
 impl Bench {
@@ -156,7 +160,10 @@ impl Bench {
     /// [`Error::Usage`] names the option and what would fit.
     pub fn check(model: &Model, options: &Options, workloads: &[Workload]) -> Result<(), Error> {
         options.check()?;
-        check_memory(model, options, workloads, available_memory())
+        // What a GPU takes off this machine's memory is known once it is open.
+        let insists = !matches!(options.gpu_layers, GpuLayers::Auto | GpuLayers::Count(0));
+        let free = available_memory().filter(|_| !insists);
+        check_memory(model, options, workloads, free, &Placed::default())
     }
 
     /// Loads a model with room for exactly these workloads.
@@ -171,11 +178,28 @@ impl Bench {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Bench, Error> {
         let model = options.quantize(&model)?.unwrap_or(model);
-        Bench::check(&model, options, workloads)?;
-        match options.backend {
-            BackendChoice::Reference => load_on(Reference, model, options, workloads, progress),
-            BackendChoice::Cpu => load_on(cpu(options)?, model, options, workloads, progress),
+        options.check()?;
+        let check = |placed: &Placed| check_memory(&model, options, workloads, available_memory(), placed);
+        if options.backend == BackendChoice::Reference {
+            gpu::refuse_beside_reference(options)?;
+            check(&Placed::default())?;
+            return load_on(Reference, model, options, workloads, progress, GpuReport::default());
         }
+        let wanted = wanted_on_cards(options, workloads);
+        let report = match gpu::choose(&model, options, &memory_needs(&model, options)?, wanted)? {
+            Chosen::Cpu(report) => report,
+            Chosen::Split(split, placed) => {
+                check(&placed)?;
+                let report = placed.report;
+                let load = || load_on(*split, &model, options, workloads, progress, report.clone());
+                match gpu::attempt(options, &report, load)? {
+                    Ok(bench) => return Ok(bench),
+                    Err(report) => report,
+                }
+            }
+        };
+        check(&Placed::default())?;
+        load_on(cpu(options)?, model, options, workloads, progress, report)
     }
 
     /// What the backend says of itself.
@@ -186,6 +210,11 @@ impl Bench {
     /// Which kernel runs each layer.
     pub fn placements(&self) -> &[Placement] {
         &self.placements
+    }
+
+    /// What is on GPUs, and why not more.
+    pub fn gpu(&self) -> &GpuReport {
+        &self.gpu
     }
 
     /// Bytes of the packed weights.
@@ -227,24 +256,43 @@ impl Bench {
 
 fn load_on<B: Backend + 'static>(
     backend: B,
-    model: Model,
+    model: impl Borrow<Model>,
     options: &Options,
     workloads: &[Workload],
     progress: &mut dyn FnMut(LoadProgress),
+    gpu: GpuReport,
 ) -> Result<Bench, Error> {
     let mut backend = Metered::new(backend);
     let context = workloads.iter().map(|w| w.depth + w.tokens).max().unwrap_or(1);
-    let decoder = pelton_model::load(&mut backend, &model.files.config, &model.files.tensors, context, progress)?;
+    let decoder = {
+        let files = &model.borrow().files;
+        pelton_model::load(&mut backend, &files.config, &files.tensors, context, progress)?
+    };
     drop(model);
     // As the engine's thread does.
     backend.bind_thread();
     let placements = decoder.placements().to_vec();
     let steps = Box::new(Runner::new(backend, decoder, workloads, options.kv_type, options.batch_rows)?);
-    Ok(Bench { steps, placements })
+    Ok(Bench { steps, placements, gpu })
+}
+
+/// What must fit beside a layer before a card gets it.
+fn wanted_on_cards(options: &Options, workloads: &[Workload]) -> Wanted {
+    let (shared, own) = steps::pages(workloads);
+    let sequences = workloads.iter().map(|w| w.batch).max().unwrap_or(1);
+    let context = workloads.iter().map(|w| w.depth.saturating_add(w.tokens)).max().unwrap_or(1);
+    let tokens = shared.saturating_add(own).saturating_mul(PAGE_LEN);
+    Wanted { tokens, context, rows: options.batch_rows.max(sequences), logit_rows: sequences }
 }
 
 /// Refuses what the model or the memory cannot hold, before anything is packed.
-fn check_memory(model: &Model, options: &Options, workloads: &[Workload], free: Option<u64>) -> Result<(), Error> {
+fn check_memory(
+    model: &Model,
+    options: &Options,
+    workloads: &[Workload],
+    free: Option<u64>,
+    placed: &Placed,
+) -> Result<(), Error> {
     let most = model.files.config.max_context;
     for w in workloads {
         let needed = w.depth.saturating_add(w.tokens);
@@ -254,7 +302,7 @@ fn check_memory(model: &Model, options: &Options, workloads: &[Workload], free: 
             return Err(Error::Usage(format!("{option} {tokens}{depth}: {} holds at most {most} tokens", model.name)));
         }
     }
-    let needs = memory_needs(model, options)?;
+    let needs = placed.host(memory_needs(model, options)?);
     let sequences = workloads.iter().map(|w| w.batch).max().unwrap_or(1);
     let (shared, own) = steps::pages(workloads);
     let pages = shared.saturating_add(own);

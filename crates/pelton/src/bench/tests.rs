@@ -92,14 +92,15 @@ fn ledgers_sum_to_their_step_and_agree_with_the_measurement() {
 fn what_the_model_or_the_memory_cannot_hold_is_refused() {
     let model = model();
     let options = Options::default();
-    let error = |w: Workload, free| check_memory(&model, &options, &[w], free).unwrap_err().to_string();
+    let error =
+        |w: Workload, free| check_memory(&model, &options, &[w], free, &Placed::default()).unwrap_err().to_string();
     let most = model.files.config.max_context;
     let text = error(work(Kind::Prefill, most, 1, 1), None);
     assert!(text.contains(&format!("--prompt {most} --depth 1")) && text.contains("at most"), "{text}");
     assert!(error(work(Kind::Decode, usize::MAX, 1, 1), None).contains("--generate"));
     let text = error(work(Kind::Decode, 8, 64, 1000), Some(1 << 20));
     assert!(text.contains("does not fit") && text.contains("--batch"), "{text}");
-    assert!(check_memory(&model, &options, &[work(Kind::Decode, most - 1, 1, 1)], None).is_ok());
+    assert!(check_memory(&model, &options, &[work(Kind::Decode, most - 1, 1, 1)], None, &Placed::default()).is_ok());
 }
 
 #[test]

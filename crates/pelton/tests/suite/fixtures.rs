@@ -12,7 +12,7 @@ use crate::support::{Expected, ask, fixture, greedy, has, load, max_error, open,
 const NEAR_TIE: f32 = 2.0;
 
 /// Whether the greedy continuation is the expected one; a departure must be a near tie, which the answer names.
-fn greedy_run(model: &Model, expected: &Expected, options: &Options, error: f32) -> String {
+pub(crate) fn greedy_run(model: &Model, expected: &Expected, options: &Options, error: f32) -> String {
     let got = ask(&load(model, options), greedy(&expected.greedy_prompt, expected.greedy.len())).ids;
     let Some(at) = (0..expected.greedy.len()).find(|&i| got[i] != expected.greedy[i]) else {
         assert_eq!(got.len(), expected.greedy.len());

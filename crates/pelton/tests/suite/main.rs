@@ -7,6 +7,7 @@ mod chat;
 mod company;
 mod fixtures;
 mod formats;
+mod gpu;
 mod grammars;
 mod invariance;
 mod memory;

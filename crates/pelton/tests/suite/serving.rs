@@ -74,7 +74,7 @@ fn the_plan_is_printed_whole_and_requirements_are_kept() {
     }
     assert_eq!(memory.kv_bytes, memory.n_pages * 32 * memory.kv_bytes_per_token);
     let short = Options {
-        require: Require { context: Some(1024), seqs: Some(64) },
+        require: Require { context: Some(1024), seqs: Some(64), gpu: false },
         memory: Some((memory.weight_bytes + memory.activation_bytes) as u64 + (64 << 20)),
         ..options()
     };
@@ -82,7 +82,8 @@ fn the_plan_is_printed_whole_and_requirements_are_kept() {
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(error.to_string().contains("64 sequences of 1024 tokens do not fit"), "{error}");
     assert!(error.to_string().contains("--require ctx=1024,seqs="), "{error}");
-    let conflict = Options { context: Some(256), require: Require { context: Some(512), seqs: None }, ..options() };
+    let conflict =
+        Options { context: Some(256), require: Require { context: Some(512), ..Require::default() }, ..options() };
     assert!(Llm::load(&model, &conflict, &mut |_| ()).is_err());
     let many = Request { n: 3, ..greedy(&prompt(10), 4) };
     assert_eq!(llm.submit(many).unwrap().filter(|event| !event.is_last()).count(), 3 * 4 + 2);
