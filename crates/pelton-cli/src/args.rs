@@ -7,11 +7,13 @@ use clap_complete::Shell;
 
 use crate::numbers;
 
+mod doctor;
 mod eval;
 mod ladder;
 mod quantize;
 mod route;
 
+pub(crate) use doctor::DoctorArgs;
 pub(crate) use eval::{
     CompareArgs, EvalArgs, EvalChoiceArgs, EvalCommand, EvalKlArgs, EvalLogitsArgs, EvalPerplexityArgs, EvalQaArgs,
     EvalQuestionArgs, WindowArgs,
@@ -52,6 +54,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Measure prompt and generation speed beside the machine's limits
     Bench(BenchArgs),
+    /// Look at this machine: processor, GPUs, and whether decoding is as fast as they allow
+    Doctor(DoctorArgs),
     /// Make a quantized GGUF file of a model
     Quantize(QuantizeArgs),
     /// Collect from a text how much each weight counts, for `pelton quantize --imatrix`
@@ -104,6 +108,9 @@ pub(crate) struct EngineArgs {
     /// Keep the packed weights in the model store and map them at the next start: about as much disk as the model
     #[arg(long)]
     pub cache_packed: bool,
+    /// Refuse to start unless this much is granted, such as gpu, or ctx=32768,seqs=8
+    #[arg(long, value_name = "WHAT")]
+    pub require: Option<String>,
     /// List which kernel runs each group of layers
     #[arg(long, short)]
     pub verbose: bool,
@@ -142,6 +149,9 @@ pub(crate) struct ComputeArgs {
     /// Prompt tokens that are computed together
     #[arg(long, default_value = "512", value_name = "ROWS", value_parser = numbers::one_to::<65_536>)]
     pub batch_rows: usize,
+    /// Layers that run on GPUs, the first ones: a number, `all`, or `auto` (as many as fit). 0 looks for none
+    #[arg(long, default_value = "auto", value_name = "N|auto|all", value_parser = numbers::gpu_layers)]
+    pub gpu_layers: pelton::GpuLayers,
     /// Run on the slow scalar reference instead of the CPU's kernels
     #[arg(long)]
     pub reference: bool,
@@ -366,9 +376,6 @@ pub(crate) struct ServeArgs {
     /// Let further models go that were not used for so long [default: when another needs the memory]
     #[arg(long, value_name = "SECONDS", help_heading = "Limits", value_parser = numbers::one_to::<31_536_000>)]
     pub idle_unload: Option<usize>,
-    /// Refuse to start unless this much is granted, such as ctx=32768,seqs=8
-    #[arg(long, value_name = "WHAT", help_heading = "Limits")]
-    pub require: Option<String>,
     /// Keep the computed beginnings of prompts in this folder, for the next start
     #[arg(long, value_name = "DIR", help_heading = "Engine", conflicts_with = "no_prefix_cache")]
     pub prefix_cache_dir: Option<PathBuf>,

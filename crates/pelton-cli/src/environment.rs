@@ -4,6 +4,8 @@
 pub(crate) struct Environment {
     /// `PELTON_ISA`: the most advanced kernels to use (`scalar`; `avx2`, `avx512`, `amx`; `neon`, `dotprod`, `i8mm`).
     pub isa: Option<String>,
+    /// `PELTON_CUDA_DRIVER`: the CUDA driver's library, where it is not the system's.
+    pub cuda_driver: Option<std::path::PathBuf>,
     /// `PELTON_API_KEY`: the key that `pelton serve` asks for and `pelton bench serve` sends.
     pub api_key: Option<String>,
     /// Options of the model store, or why there is none.
@@ -23,6 +25,7 @@ impl Environment {
         let state = state.or_else(|| set("HOME").map(|home| std::path::Path::new(&home).join(".local/state")));
         Environment {
             isa: set("PELTON_ISA"),
+            cuda_driver: set("PELTON_CUDA_DRIVER").map(std::path::PathBuf::from),
             api_key: set("PELTON_API_KEY"),
             store: pelton::StoreOptions::from_vars(var),
             history: state.map(|dir| dir.join("pelton/history.txt")),

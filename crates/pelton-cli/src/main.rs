@@ -46,6 +46,7 @@ fn dispatch(command: Command, context: &Context) -> anyhow::Result<()> {
         Command::Route(args) => commands::route::run(&args.what, context),
         Command::Inspect(args) => commands::inspect::run(&args, context),
         Command::Bench(args) => commands::bench::run(&args, context),
+        Command::Doctor(args) => commands::doctor::run(&args, context),
         Command::Quantize(args) => commands::quantize::run(&args, context),
         Command::Imatrix(args) => commands::imatrix::run(&args, context),
         Command::Pull(args) => commands::store::pull(&args, context),

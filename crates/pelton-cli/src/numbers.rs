@@ -76,6 +76,11 @@ pub(crate) fn storage_type(text: &str) -> Result<pelton::DType, String> {
     })
 }
 
+/// A number of layers, `auto` or `all`.
+pub(crate) fn gpu_layers(text: &str) -> Result<pelton::GpuLayers, String> {
+    pelton::GpuLayers::parse(text).map_err(|_| "expected a number of layers, `auto` or `all`".into())
+}
+
 fn number(text: &str, ok: fn(f32) -> bool, expected: &str) -> Result<f32, String> {
     let value = text.parse().ok().filter(|v: &f32| v.is_finite() && ok(*v));
     value.ok_or_else(|| format!("expected {expected}"))

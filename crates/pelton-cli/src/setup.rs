@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pelton::{
-    BackendChoice, Draft, KvType, Llm, Model, ModelRef, ModelText, Options, Quantization, SamplingOverrides,
+    BackendChoice, Draft, KvType, Llm, Model, ModelRef, ModelText, Options, Quantization, Require, SamplingOverrides,
     Speculation, Store, StoredPack, packed_folder,
 };
 
@@ -90,6 +90,8 @@ impl Context {
     pub(crate) fn compute_options(&self, args: &ComputeArgs) -> Options {
         Options {
             backend: if args.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
+            gpu_layers: args.gpu_layers,
+            gpu_driver: self.environment.cuda_driver.clone(),
             threads: args.threads,
             batch_threads: args.threads_batch,
             isa: self.environment.isa.clone(),
@@ -121,6 +123,7 @@ impl Context {
             context: args.context,
             max_seqs,
             prefix_cache: !args.no_prefix_cache,
+            require: require(args)?,
             speculation: self.speculation(&args.drafts)?,
             cache_packed: if args.cache_packed { Some(self.packed_folder()?) } else { None },
             ..self.compute_options(&args.compute)
@@ -148,6 +151,11 @@ impl Context {
             _ => error.into(),
         }
     }
+}
+
+/// What must be granted.
+pub(crate) fn require(args: &EngineArgs) -> anyhow::Result<Require> {
+    Ok(args.require.as_deref().map_or(Ok(Require::default()), Require::parse)?)
 }
 
 /// One line for each kernel and storage type: how many layers and bytes it runs.

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pelton::{ModelRef, Options, Require};
+use pelton::{ModelRef, Options};
 use pelton_server::{Keys, LogSink, ModelOptions, ModelSource, RouteSource, Server, ServerError, ServerOptions};
 
 use crate::Usage;
 use crate::args::ServeArgs;
 use crate::commands::route;
 use crate::input::read_file;
-use crate::setup::Context;
+use crate::setup::{Context, require};
 use crate::term;
 
 /// What clients call the two models of `--route` together.
@@ -51,7 +51,7 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
         prefix_cache_dir: args.prefix_cache_dir.clone(),
         prefix_cache_bytes: mib(args.prefix_cache_size),
         memory: args.memory.map(mib),
-        require: args.require.as_deref().map_or(Ok(Require::default()), Require::parse)?,
+        require: require(engine)?,
         cache_packed: if engine.cache_packed { Some(context.packed_folder()?) } else { None },
         ..context.compute_options(&engine.compute)
     };

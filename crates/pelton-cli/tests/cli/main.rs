@@ -8,6 +8,7 @@ mod compare;
 mod docs;
 mod eval;
 mod eval_text;
+mod gpu;
 mod hub;
 mod inspect;
 mod ladder;

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::pelton::Sandbox;
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 27] = [
     &["docs"],
     &["run"],
     &["chat"],
@@ -18,6 +18,7 @@ const COMMANDS: [&[&str]; 26] = [
     &["bench", "kernels"],
     &["bench", "serve"],
     &["bench", "ladder"],
+    &["doctor"],
     &["pull"],
     &["list"],
     &["rm"],

@@ -1,6 +1,6 @@
 //! `pelton bench kernels`: single ops beside the machine's limits.
 
-use pelton::{Ceilings, KernelFigure, KernelPlan, Shape};
+use pelton::{Ceilings, GpuLayers, KernelFigure, KernelPlan, Shape};
 use serde_json::{Value, json};
 
 use super::output::{csv_line, table};
@@ -14,6 +14,11 @@ use crate::term;
 pub(super) fn run(args: &BenchKernelsArgs, context: &Context) -> anyhow::Result<()> {
     if args.compute.reference {
         return Err(Usage("--reference: it has one kernel for each op, written to be right and not fast".into()).into());
+    }
+    if !matches!(args.compute.gpu_layers, GpuLayers::Auto | GpuLayers::Count(0)) {
+        let layers = args.compute.gpu_layers;
+        let text = format!("--gpu-layers {layers}: this command measures the CPU's kernels; see `pelton doctor`");
+        return Err(Usage(text).into());
     }
     let shape = Shape::parse(&args.shape)?;
     let (types, rows, depths) = (args.types.clone(), args.rows.clone(), args.depth.clone());

@@ -44,6 +44,9 @@ pub(crate) fn run(args: &BenchArgs, context: &Context) -> anyhow::Result<()> {
     let loaded = Bench::load(model, &options, &workloads, &mut |p| bar.set(p.done as u64, p.total as u64));
     drop(bar);
     let mut bench = loaded.map_err(|e| context.blame(e))?;
+    if let Some(line) = bench.gpu().line().filter(|_| args.verbose || !bench.gpu().cards.is_empty()) {
+        context.note(&line);
+    }
     if args.verbose {
         kernel_lines(bench.placements()).iter().for_each(|line| context.note(line));
     }
@@ -121,7 +124,7 @@ pub(super) fn test_name(w: &Workload) -> String {
 }
 
 /// One line for people.
-pub(super) fn ceilings_line(c: &Ceilings) -> String {
+pub(crate) fn ceilings_line(c: &Ceilings) -> String {
     let bf16 = c.bf16_tera_ops.map_or(String::new(), |t| format!(" · {t:.2} Top/s bf16"));
     format!(
         "limits: memory reads {:.1} GB/s · {:.2} Top/s int8 ({}){bf16} · {:.2} Top/s f32 ({})",
@@ -160,7 +163,7 @@ fn csv(name: &str, backend: &str, figures: &[Measurement], ceilings: &Ceilings) 
     out
 }
 
-pub(super) fn ceilings_json(c: &Ceilings) -> Value {
+pub(crate) fn ceilings_json(c: &Ceilings) -> Value {
     json!({ "read_gb_per_s": c.read_gb_per_s, "int8_tera_ops": c.int8_tera_ops, "int8_unit": c.int8_unit,
         "bf16_tera_ops": c.bf16_tera_ops, "f32_tera_ops": c.f32_tera_ops, "f32_unit": c.f32_unit })
 }

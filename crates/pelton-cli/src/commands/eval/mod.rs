@@ -47,7 +47,11 @@ fn scorer(model: &Model, options: &Options, size: ScorerSize, context: &Context)
     bar.message("packing weights");
     let loaded = Scorer::load(model, options, size, &mut |p| bar.set(p.done as u64, p.total as u64));
     drop(bar);
-    loaded.map_err(|e| context.blame(e))
+    let scorer = loaded.map_err(|e| context.blame(e))?;
+    if let Some(line) = scorer.gpu().line().filter(|_| !scorer.gpu().cards.is_empty()) {
+        context.note(&line);
+    }
+    Ok(scorer)
 }
 
 /// A figure with its error bar.
