@@ -218,11 +218,11 @@ impl<A: Backend, B: Backend> Split<A, B> {
     }
 
     /// A matrix as it lies in the part, to be read by an op there.
-    fn card_in<'t>(x: &'t TensorOf<A, B>, i: usize) -> &'t A::Tensor {
+    fn card_in(x: &TensorOf<A, B>, i: usize) -> &A::Tensor {
         &x.parts.card(i).1
     }
 
-    fn rest_in<'t>(x: &'t TensorOf<A, B>) -> &'t B::Tensor {
+    fn rest_in(x: &TensorOf<A, B>) -> &B::Tensor {
         &x.parts.rest().1
     }
 
