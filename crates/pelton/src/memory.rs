@@ -459,7 +459,7 @@ pub(crate) mod tests {
         let plan = MemoryPlan::beside_cards(NEEDS, None, std::slice::from_ref(&card)).unwrap();
         assert_eq!((plan.context, plan.n_pages, plan.max_seqs), (640, 20, 1));
         let roomy = CardNeeds { budget: usize::MAX, ..card.clone() };
-        let plan = MemoryPlan::beside_cards(NEEDS, None, &[roomy.clone()]).unwrap();
+        let plan = MemoryPlan::beside_cards(NEEDS, None, std::slice::from_ref(&roomy)).unwrap();
         assert_eq!((plan.context, plan.n_pages, plan.kv_bytes), (1024, 128, 128 * 320));
         let asked = MemoryNeeds { context: Some(1024), ..NEEDS };
         let error = MemoryPlan::beside_cards(asked, None, &[roomy, card]).unwrap_err().to_string();
