@@ -191,7 +191,9 @@ fn sound_kernels_pass_on_every_model_and_kv_type() {
             let certificate = certify(model, kv_type, Fault::None).unwrap();
             assert!(certificate.probes.len() >= 2, "{certificate:?}");
             for probe in &certificate.probes {
-                assert!(probe.error <= probe.allowed && probe.allowed < 0.25 && probe.compared > 100, "{probe:?}");
+                // Nine rows of a router of eight experts are all there is.
+                let least = if probe.what.ends_with("ffn_gate_inp.weight") { 72 } else { 101 };
+                assert!(probe.error <= probe.allowed && probe.allowed < 0.25 && probe.compared >= least, "{probe:?}");
             }
             let lines = certificate.lines();
             assert!(lines[lines.len() - 2].contains(kv_type.name()), "{lines:?}");
