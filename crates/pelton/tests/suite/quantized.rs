@@ -1,7 +1,7 @@
 //! Quantized Hugging Face folders and models quantized while they are loaded: logits and reports.
 //!
 //! The reference has the logits of float32 from the same decoded weights. The kernels round activations to bytes: all
-//! logits together may be off by 2%, and none by more than three times what transformers in bf16 is.
+//! logits together may be off by 3%, and none by more than three times what transformers in bf16 is.
 
 use pelton::{BackendChoice, Inspection, KvType, Logits, Options, Quantization};
 use safetensors::SafeTensors;
@@ -49,7 +49,7 @@ fn logits_are_those_of_the_decoded_weights() {
         );
         assert!(reference <= 1e-4, "{name}: the reference errs by {reference}");
         assert!(production <= 3.0 * bf16, "{name}: production errs by {production}, bf16 by {bf16}");
-        assert!(relative <= 0.02, "{name}: production errs by {relative} of the logits");
+        assert!(relative <= 0.03, "{name}: production errs by {relative} of the logits");
         let quantization = model.files.source.quantization.clone().unwrap();
         assert!(llm.report().notes.contains(&quantization), "{name}: {:?}", llm.report().notes);
     }
