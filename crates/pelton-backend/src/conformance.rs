@@ -9,7 +9,7 @@
 //! where *plain* is the op written down in f32, one loop after another, with what a production backend may round:
 //! KV in its storage type (and where that is bf16, int8 or fp8, queries and softmax weights in bf16, as products of bf16
 //! want them), and activations quantized to int8 per 256 (`d = max |x| / 127`) before a product with
-//! block-quantized weights. `factor` is 2 (the rule of FlashAttention's tests) and `floor` 1e-6, a few units in the
+//! block-quantized weights, and to two terms of bf16 before one with weights of 16 bits. `factor` is 2 (the rule of FlashAttention's tests) and `floor` 1e-6, a few units in the
 //! last place of f32, for the cases where the plain loop is exact by luck (and 1e-36, where f32 underflows). The reference keeps KV in f32 and
 //! activations as they are, so the rounding is in both errors.
 //!

@@ -292,8 +292,8 @@ pub(crate) unsafe fn pair_products_32(
 
 /// Products of terms of bf16: a tile of rows with 4 panels of 16 output features, of activations of two terms, `steps` groups
 /// of 32 features on. For panel `p`, `sums[p] (16, 16)` is (or, but for the `first`, grows by), group by group:
-/// `a[g][0] · b[p][g][0] + a[g][1] · b[p][g][0]`, and with two `TERMS` of weights `+ a[g][0] · b[p][g][1]`; each in the
-/// order of [`pair_products`].
+/// `a[g][0] · b[p][g][0] + a[g][1] · b[p][g][0]`, and with two `TERMS` of weights
+/// `+ a[g][0] · b[p][g][1] + a[g][1] · b[p][g][1]`; each in the order of [`pair_products`].
 ///
 /// # Safety
 /// `a` points to `steps` times 2 whole tiles, each `b[p]` to `steps` times `TERMS`, `sums` to 4 × 256 f32; `steps` is not 0;
@@ -339,6 +339,9 @@ pub(crate) unsafe fn term_products<const TERMS: usize>(
                 "tdpbf16ps ",
                 $sum,
                 ", tmm4, tmm7\n",
+                "tdpbf16ps ",
+                $sum,
+                ", tmm5, tmm7\n",
             )
         };
     }

@@ -161,7 +161,7 @@ macro_rules! fixtures {
             tested.sort_unstable();
             assert_eq!(tested, FOLDERS);
             let entries = std::fs::read_dir(fixture("")).unwrap().map(|e| e.unwrap());
-            let mut found: Vec<_> = entries.filter(|e| e.path().is_dir()).map(|e| e.file_name()).collect();
+            let mut found: Vec<_> = entries.filter(|e| e.path().join("config.json").is_file()).map(|e| e.file_name()).collect();
             found.sort_unstable();
             assert_eq!(found, FOLDERS);
         }

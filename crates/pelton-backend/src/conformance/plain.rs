@@ -1,5 +1,6 @@
 //! The yardstick: every op in plain f32, one loop after another, with the rounding that a production backend may
-//! do: KV in its storage type, activations in int8 per 256 before block-quantized weights.
+//! do: KV in its storage type, activations in int8 per 256 before block-quantized weights, and in two terms of bf16 (some
+//! 2^-17 off) before weights of 16 bits.
 //!
 //! Its error against the reference is what the suite's rule doubles. For the suite's own tests it can also be
 //! wrong on purpose ([`Fault`]).
@@ -7,6 +8,7 @@
 use std::borrow::Borrow;
 
 use half::{bf16, f16};
+use pelton_quant::DType;
 
 use crate::{
     Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN,
@@ -115,6 +117,15 @@ fn round_activations(x: &[f32], steps: f32) -> Vec<f32> {
         block.iter().map(q).collect::<Vec<f32>>()
     };
     x.chunks(256).flat_map(round).collect()
+}
+
+/// Rounds to the sum of two numbers of bf16, as matrix units of bf16 take them.
+fn round_to_terms(x: &[f32]) -> Vec<f32> {
+    let two = |&v: &f32| {
+        let first = round_bf16(v);
+        first + round_bf16(v - first)
+    };
+    x.iter().map(two).collect()
 }
 
 fn rows(t: &RefTensor) -> impl Iterator<Item = &[f32]> {
@@ -262,10 +273,14 @@ impl Backend for Plain {
         let mut weight = vec![0.0; spec.in_features()];
         let steps = if self.is(Fault::CoarseActivations) { 31.0 } else { 127.0 };
         let rounded: Vec<f32> = rows(x).flat_map(|x| round_activations(x, steps)).collect();
+        let in_terms = round_to_terms(&x.data);
         let mut col = 0;
         for part in &spec.parts {
-            let is_quantized = !part.dtype().is_float();
-            let x = if is_quantized { &rounded } else { &x.data };
+            let x = match part.dtype().blocks() {
+                Some(DType::F32) => &x.data,
+                Some(DType::BF16 | DType::F16) => &in_terms,
+                _ => &rounded,
+            };
             for o in 0..part.rows() {
                 part.decode_row(o, &mut weight);
                 let bias = spec.bias.get(col).filter(|_| !self.is(Fault::Bias)).copied().unwrap_or(0.0);

@@ -8,7 +8,7 @@
 //!
 //! sum = 0
 //! for each group of 32 input features, in order
-//!     for each of the products x0 w0, x1 w0 (, x0 w1), in order
+//!     for each of the products x0 w0, x1 w0 (, x0 w1, x1 w1), in order
 //!         even, odd = 0
 //!         for each pair of the group:  even = fma(x[2i], w[2i], even);  odd = fma(x[2i + 1], w[2i + 1], odd)
 //!         sum = sum + (even + odd)
@@ -18,8 +18,6 @@
 //! That is what `tdpbf16ps` computes (as in attention, see there), if no denormal number comes up, which it takes as
 //! zero: so terms of activations below 2^-62 and bf16 weights below 2^-50 are 0. A product is then a multiple of 2^-126,
 //! and so is every sum.
-//!
-//! Of half precision x1 w1 is left out, at most 2^-16 of the product.
 //!
 //! Against float32 throughout: a chain of float32 multiply-adds over 1,000 features is off by some 2^-19 of the sum of
 //! magnitudes, and this by less. Machines without AMX have nothing to gain from terms and keep `floats.rs`.
@@ -334,7 +332,7 @@ unsafe fn sums<W: Halves, S: TermLanes, const M: usize, const P: usize>(
         let mut sums = [[S::splat(0.0); P]; M];
         for pairs in (0..width / 2).step_by(GROUP / 2) {
             // Of each product the even and the odd chain.
-            let mut chains = [[[[S::splat(0.0); 2]; 3]; P]; M];
+            let mut chains = [[[[S::splat(0.0); 2]; 4]; P]; M];
             for pair in pairs..pairs + GROUP / 2 {
                 for p in 0..P {
                     let w = w.add(p * stride + 64 * pair);
@@ -350,6 +348,7 @@ unsafe fn sums<W: Halves, S: TermLanes, const M: usize, const P: usize>(
                             chains[1][odd] = S::fma(w[0][odd], x1, chains[1][odd]);
                             if W::TERMS == 2 {
                                 chains[2][odd] = S::fma(w[1][odd], x0, chains[2][odd]);
+                                chains[3][odd] = S::fma(w[1][odd], x1, chains[3][odd]);
                             }
                         }
                     }
@@ -357,7 +356,7 @@ unsafe fn sums<W: Halves, S: TermLanes, const M: usize, const P: usize>(
             }
             for m in 0..M {
                 for p in 0..P {
-                    for product in 0..1 + W::TERMS {
+                    for product in 0..2 * W::TERMS {
                         let [even, odd] = chains[m][p][product];
                         sums[m][p] = S::add(sums[m][p], S::add(even, odd));
                     }

@@ -193,9 +193,7 @@ fn assert_close(out: &[f32], weight: &Weight, weights: &[f32], x: &[f32], quanti
         let w: Vec<f32> = weights[n..].iter().copied().step_by(weight.rows()).collect();
         let dot = |x: &[f64]| w.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum::<f64>();
         let absolute = |x: &[f64]| w.iter().zip(x).map(|(&w, x)| (f64::from(w) * x).abs()).sum::<f64>();
-        // Of half precision a product may leave out 2^-16, see `terms.rs`.
-        let part = if weight.dtype() == DType::F16 { 2.0 * 2f64.powi(-16) } else { 1e-5 };
-        let rounding = part * absolute(&seen) + 1e-6;
+        let rounding = 1e-5 * absolute(&seen) + 1e-6;
         let (got, want) = (f64::from(got), dot(&seen));
         assert!((got - want).abs() <= rounding, "{weight:?} output {n}: {got}, want {want}");
         let bound = absolute(&half_steps) * 1.0001 + rounding;
