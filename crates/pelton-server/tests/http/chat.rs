@@ -180,8 +180,8 @@ fn a_client_that_leaves_ends_its_answer() {
     site.wait_for("the end of the answer", |s| s.metric("pelton_sequences_running") == 0.0);
     assert!(site.metric("pelton_generated_tokens_total") < 9600.0);
     site.wait_for("the count", |s| s.metric("pelton_abandoned_total") == 1.0);
-    // Without streaming, too.
-    let waiting = question(json!({ "max_tokens": 400, "ignore_eos": true, "n": 24, "temperature": 1 }));
+    // Without streaming, too: so much that a busy machine sees it run.
+    let waiting = question(json!({ "max_tokens": 900, "ignore_eos": true, "n": 64, "temperature": 1 }));
     let stream = site.begin("/v1/chat/completions", &waiting);
     site.wait_for("the answer", |s| s.metric("pelton_sequences_running") > 0.0);
     drop(stream);
