@@ -29,7 +29,7 @@
 //! assert!(token.id < 4 && token.logprob < 0.0);
 //! # Ok::<(), pelton_sample::SampleError>(())
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod error;
 mod exp;
@@ -40,6 +40,7 @@ mod penalties;
 pub mod rng;
 mod sampler;
 mod truncate;
+mod wide;
 
 pub use error::SampleError;
 pub use grammar::{Grammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarSpec, GrammarState};
