@@ -353,6 +353,19 @@ pub trait Backend {
     /// Copies a matrix to the host, row-major.
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>);
 
+    /// The numbers of a matrix, row-major, for the host to read and to change at will: where they are, if the host can
+    /// reach them there, else copied to `copy`. What becomes of the matrix is unspecified.
+    fn on_host<'a>(&mut self, x: &'a mut Self::Tensor, copy: &'a mut Vec<f32>) -> &'a mut [f32] {
+        self.read(x, copy);
+        copy
+    }
+
+    /// Calls `task(0)` to `task(n - 1)`, each once and in any order: work of the host between two steps, dealt to the
+    /// threads that a backend keeps for its ops. In turn, where it keeps none.
+    fn on_threads(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..n).for_each(task);
+    }
+
     /// Copies a matrix from the host, row-major: `values` has `rows * cols` numbers (asserted).
     fn write(&mut self, x: &mut Self::Tensor, values: &[f32]);
 }

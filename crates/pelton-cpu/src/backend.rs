@@ -530,6 +530,14 @@ impl Backend for Cpu {
         out.extend_from_slice(x.data());
     }
 
+    fn on_host<'a>(&mut self, x: &'a mut Tensor, _: &'a mut Vec<f32>) -> &'a mut [f32] {
+        x.data_mut()
+    }
+
+    fn on_threads(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.machine.pool.run(n, task);
+    }
+
     fn write(&mut self, x: &mut Tensor, values: &[f32]) {
         x.data_mut().copy_from_slice(values);
     }

@@ -314,7 +314,7 @@ impl<B: Backend> Engine<B> {
         for (from, to) in plan.rows.iter().flat_map(|row| &row.copies) {
             self.backend.copy_page(&mut self.kv, *from, *to);
         }
-        self.model.forward(&mut self.backend, &batch, &mut self.kv, &mut self.work, &mut self.logits);
+        self.model.step(&mut self.backend, &batch, &mut self.kv, &mut self.work);
         self.pool_vectors(&plan);
         let chosen = self.choose(&plan, events);
         for done in self.sched.commit(&chosen.outcomes) {

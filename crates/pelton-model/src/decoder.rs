@@ -73,6 +73,12 @@ pub struct Workspace<B: Backend> {
 }
 
 impl<B: Backend> Workspace<B> {
+    /// The logits that the last [`Decoder::step`] left, `(logit rows, vocab)`, for the host to read and to change: in
+    /// place where the backend's memory is the host's, else copied to `copy`.
+    pub fn logits<'a>(&'a mut self, backend: &mut B, copy: &'a mut Vec<f32>) -> &'a mut [f32] {
+        backend.on_host(&mut self.logits, copy)
+    }
+
     fn set_rows(&mut self, backend: &mut B, rows: usize, logit_rows: usize) {
         let all = [
             &mut self.x,
@@ -161,6 +167,18 @@ impl<B: Backend> Decoder<B> {
         work: &mut Workspace<B>,
         logits: &mut Vec<f32>,
     ) {
+        self.step(backend, batch, kv, work);
+        logits.clear();
+        if !batch.logit_rows.is_empty() {
+            backend.read(&work.logits, logits);
+        }
+    }
+
+    /// [`Decoder::forward`], but the logits stay where the backend has them: [`Workspace::logits`] gives them.
+    ///
+    /// # Panics
+    /// Where an id of the batch is not below [`Decoder::vocab_size`].
+    pub fn step(&self, backend: &mut B, batch: &Batch, kv: &mut B::Kv, work: &mut Workspace<B>) {
         assert!(batch.ids.iter().all(|&id| (id as usize) < self.vocab_size), "an id outside the vocabulary");
         work.set_rows(backend, batch.rows(), batch.logit_rows.len());
         let prepared = backend.prepare(batch, &self.rope);
@@ -173,7 +191,6 @@ impl<B: Backend> Decoder<B> {
             let next_norm = self.layers.get(i + 1).map_or(&self.output_norm, |next| &next.attn_norm);
             self.join(backend, layer.post_ffn_norm.as_ref(), next_norm, work);
         }
-        logits.clear();
         if batch.logit_rows.is_empty() {
             return;
         }
@@ -182,7 +199,6 @@ impl<B: Backend> Decoder<B> {
         if let Some(cap) = self.logit_softcap {
             backend.softcap(&mut work.logits, cap);
         }
-        backend.read(&work.logits, logits);
     }
 
     /// The final hidden states of the last step's rows, after the output norm, `(rows, hidden)`: what embeddings are

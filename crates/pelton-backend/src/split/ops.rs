@@ -363,6 +363,18 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         }
     }
 
+    fn on_host<'a>(&mut self, x: &'a mut Self::Tensor, copy: &'a mut Vec<f32>) -> &'a mut [f32] {
+        let part = x.at;
+        match self.is_card(part) {
+            true => self.cards[part].on_host(&mut x.parts.card_mut(part).1, copy),
+            false => self.rest.on_host(&mut x.parts.rest_mut().1, copy),
+        }
+    }
+
+    fn on_threads(&self, n: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.rest.on_threads(n, task);
+    }
+
     fn write(&mut self, x: &mut Self::Tensor, values: &[f32]) {
         let part = x.at;
         self.write_to(x, part, values);

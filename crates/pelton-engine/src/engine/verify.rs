@@ -3,12 +3,14 @@
 //! Invariant: each token is chosen from its own row of logits, behind the tokens chosen before it, as it would be
 //! without drafts; a draft only decides whether the next row's logits are those of this text.
 
+use std::sync::Mutex;
+
 use pelton_backend::Backend;
 use pelton_sched::{Plan, PlanRow, SeqId, StepOutcome};
 
 use super::Engine;
-use crate::answer::Ends;
-use crate::sequence::Body;
+use crate::answer::{Advance, AnswerError, Ends};
+use crate::sequence::{Body, Sequence};
 use crate::speculate::Verified;
 use crate::{Event, RequestId};
 
@@ -23,77 +25,128 @@ pub(super) struct Chosen {
     pub(super) begun: Vec<(SeqId, RequestId)>,
 }
 
+/// Numbers of all rows' logits from which on several threads share them: a dispatch costs what these do.
+const SHARED_LOGITS: usize = 1 << 15;
+
+/// A row of a plan, while its tokens are chosen.
+struct Draw<'a> {
+    sequence: Sequence,
+    drafts: &'a [u32],
+    /// `(1 + drafts, vocab)`.
+    logits: &'a mut [f32],
+    drawn: Drawn,
+}
+
+/// The tokens that a row gave.
+#[derive(Default)]
+struct Drawn {
+    advances: Vec<Advance>,
+    /// The last of them is not what was drafted.
+    rejected: bool,
+    error: Option<AnswerError>,
+}
+
+impl Draw<'_> {
+    /// Chooses tokens as long as they are what was drafted, and one more.
+    fn run(&mut self, ends: Ends<'_>) {
+        let Body::Answer(answer) = &mut self.sequence.body else { unreachable!("only answers have logits") };
+        let vocab = self.logits.len() / (1 + self.drafts.len());
+        for (index, logits) in self.logits.chunks_exact_mut(vocab).enumerate() {
+            match answer.advance(&self.sequence.request, logits, ends) {
+                Ok(advance) => {
+                    let finished = advance.finish.is_some();
+                    self.drawn.rejected = self.drafts.get(index).is_some_and(|&draft| draft != advance.sampled.id);
+                    self.drawn.advances.push(advance);
+                    if finished || self.drawn.rejected {
+                        return;
+                    }
+                }
+                Err(e) => {
+                    self.drawn.error = Some(e);
+                    return;
+                }
+            }
+        }
+    }
+}
+
 impl<B: Backend> Engine<B> {
     /// Chooses tokens for each row of the plan that ended its known tokens.
     pub(super) fn choose(&mut self, plan: &Plan, events: &mut Vec<(RequestId, Event)>) -> Chosen {
-        let vocab = self.model.vocab_size();
+        let mut drawn = self.draw(plan).into_iter();
         let mut chosen = Chosen::default();
-        let mut logits = std::mem::take(&mut self.logits);
-        let mut rows = logits.chunks_exact_mut(vocab);
         for row in plan.rows.iter().filter(|row| row.sample) {
-            let sequence = self.sequences.get_mut(&row.seq).map(|sequence| {
+            if let Some(sequence @ Sequence { body: Body::Vector(_), .. }) = self.sequences.get_mut(&row.seq) {
                 sequence.note_token();
-                &sequence.body
-            });
-            match sequence {
-                Some(Body::Vector(_)) => {
-                    self.finish_vector(row.seq, events);
-                    chosen.outcomes.push(StepOutcome { seq: row.seq, new_tokens: vec![0], finished: true });
-                }
-                Some(Body::Answer(_)) => {
-                    let own: Vec<&mut [f32]> = rows.by_ref().take(1 + row.n_drafts).collect();
-                    assert_eq!(own.len(), 1 + row.n_drafts, "a row of logits for each token to choose");
-                    self.extend(row, own, &mut chosen, events);
-                }
-                // An answer whose sibling failed in this very step.
-                None => rows.by_ref().take(1 + row.n_drafts).for_each(drop),
+                self.finish_vector(row.seq, events);
+                chosen.outcomes.push(StepOutcome { seq: row.seq, new_tokens: vec![0], finished: true });
+            } else {
+                let drawn = drawn.next().expect("tokens of each row that is an answer's");
+                self.extend(row, drawn, &mut chosen, events);
             }
         }
-        self.logits = logits;
         chosen
     }
 
-    /// Chooses the tokens of one row: as long as they are what was drafted, and one more.
-    fn extend(
-        &mut self,
-        row: &PlanRow,
-        logits: Vec<&mut [f32]>,
-        chosen: &mut Chosen,
-        events: &mut Vec<(RequestId, Event)>,
-    ) {
-        let drafts = &row.tokens[row.tokens.len() - row.n_drafts..];
-        let (mut new_tokens, mut finish, mut rejected) = (Vec::new(), None, false);
-        let ends = Ends { eos: &self.eos, context: self.limits.context };
-        let sequence = self.sequences.get_mut(&row.seq).expect("looked up before");
-        let (id, choice) = (sequence.id, sequence.choice);
-        for (index, logits) in logits.into_iter().enumerate() {
-            let Body::Answer(answer) = &mut sequence.body else { unreachable!("looked up before") };
-            let is_first = choice == 0 && answer.len() == 0;
-            let advance = match answer.advance(&sequence.request, logits, ends) {
-                Ok(advance) => advance,
-                Err(e) => {
-                    self.fail(row.seq, id, e.to_string(), events);
-                    chosen.outcomes.push(StepOutcome { seq: row.seq, new_tokens, finished: true });
-                    return;
-                }
-            };
-            let (token, logprob) = (advance.sampled.id, advance.sampled.logprob);
-            events.push((id, Event::Token { choice, id: token, logprob, top: advance.top, text: advance.text }));
-            new_tokens.push(token);
-            finish = advance.finish;
-            if is_first && sequence.request.n > 1 {
-                chosen.begun.push((row.seq, id));
-            }
-            rejected = drafts.get(index).is_some_and(|&draft| draft != token);
-            if finish.is_some() || rejected {
-                break;
-            }
+    /// The tokens of each row that is an answer's and ended its known tokens, in the order of the plan. Rows know nothing
+    /// of each other, so threads share them.
+    fn draw(&mut self, plan: &Plan) -> Vec<Drawn> {
+        let is_answer = |s: Option<&Sequence>| s.is_some_and(|s| matches!(s.body, Body::Answer(_)));
+        let rows: Vec<&PlanRow> =
+            plan.rows.iter().filter(|row| row.sample && is_answer(self.sequences.get(&row.seq))).collect();
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let (vocab, ends) = (self.model.vocab_size(), Ends { eos: &self.eos, context: self.limits.context });
+        let mut logits = self.work.logits(&mut self.backend, &mut self.logits);
+        let n_logits = logits.len();
+        let mut draws = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (own, others) = logits.split_at_mut((1 + row.n_drafts) * vocab);
+            logits = others;
+            let sequence = self.sequences.remove(&row.seq).expect("looked up before");
+            let drafts = &row.tokens[row.tokens.len() - row.n_drafts..];
+            draws.push(Mutex::new(Draw { sequence, drafts, logits: own, drawn: Drawn::default() }));
+        }
+        assert!(logits.is_empty(), "a row of logits for each token to choose");
+        let run = |i: usize| draws[i].lock().expect("taken once").run(ends);
+        if n_logits < SHARED_LOGITS {
+            (0..draws.len()).for_each(run)
+        } else {
+            self.backend.on_threads(draws.len(), &run)
+        }
+        let back = |(row, draw): (&&PlanRow, Mutex<Draw<'_>>)| {
+            let Draw { sequence, drawn, .. } = draw.into_inner().expect("none has panicked");
+            self.sequences.insert(row.seq, sequence);
+            drawn
+        };
+        rows.iter().zip(draws).map(back).collect()
+    }
+
+    /// Takes in the tokens that a row gave.
+    fn extend(&mut self, row: &PlanRow, drawn: Drawn, chosen: &mut Chosen, events: &mut Vec<(RequestId, Event)>) {
+        let Some(sequence) = self.sequences.get_mut(&row.seq) else { return }; // a sibling failed in this very step
+        sequence.note_token();
+        let (id, choice, n) = (sequence.id, sequence.choice, sequence.request.n);
+        let Body::Answer(answer) = &sequence.body else { unreachable!("looked up before") };
+        let is_first = choice == 0 && answer.len() == drawn.advances.len();
+        let (mut new_tokens, mut finish) = (Vec::with_capacity(drawn.advances.len()), None);
+        for Advance { sampled, top, text, finish: end } in drawn.advances {
+            events.push((id, Event::Token { choice, id: sampled.id, logprob: sampled.logprob, top, text }));
+            new_tokens.push(sampled.id);
+            finish = end;
+        }
+        if let Some(e) = drawn.error {
+            self.fail(row.seq, id, e.to_string(), events);
+            chosen.outcomes.push(StepOutcome { seq: row.seq, new_tokens, finished: true });
+            return;
         }
         // Of a row that ended early, the last token may be a draft, too.
-        let accepted = new_tokens.len() - usize::from(rejected || new_tokens.len() > row.n_drafts);
+        let accepted = new_tokens.len() - usize::from(drawn.rejected || new_tokens.len() > row.n_drafts);
         sequence.note_drafts(row.n_drafts, accepted);
-        chosen.verified.push(Verified { seq: row.seq, n_new: new_tokens.len(), rejected });
-        if chosen.begun.last() == Some(&(row.seq, id)) {
+        chosen.verified.push(Verified { seq: row.seq, n_new: new_tokens.len(), rejected: drawn.rejected });
+        if is_first && n > 1 {
+            chosen.begun.push((row.seq, id));
             self.prepare_siblings(row.seq);
         }
         if let Some(reason) = finish {

@@ -77,7 +77,7 @@ impl<B: Backend> DraftModel<B> {
             row.hash = self.mirror.fill(pages, row.start, row.hash, tokens);
             n_rows += tokens.len();
         }
-        self.model.forward(backend, &batch.finish(), &mut self.kv, &mut self.work, &mut self.logits);
+        self.model.step(backend, &batch.finish(), &mut self.kv, &mut self.work);
         asks.note_pass(n_rows, start);
     }
 
@@ -137,7 +137,7 @@ where
         let mut rows = self.catch_up(asks);
         while !rows.is_empty() {
             self.run(backend, asks, &mut rows);
-            let mut logits = std::mem::take(&mut self.logits);
+            let logits = self.work.logits(backend, &mut self.logits);
             let mut of_rows = logits.chunks_exact_mut(self.model.vocab_size());
             let mut next = Vec::new();
             for row in rows.iter().filter(|row| row.wants_logits) {
@@ -147,7 +147,6 @@ where
                     next.push(Row { start: end - 1, end, ..*row });
                 }
             }
-            self.logits = logits;
             rows = next;
         }
     }

@@ -78,7 +78,10 @@ impl<B: Backend> Runner<B> {
     }
 
     fn forward(&mut self, batch: &Batch) {
-        self.decoder.forward(&mut self.backend, batch, &mut self.kv, &mut self.work, &mut self.logits);
+        self.decoder.step(&mut self.backend, batch, &mut self.kv, &mut self.work);
+        if !batch.logit_rows.is_empty() {
+            self.work.logits(&mut self.backend, &mut self.logits);
+        }
     }
 
     /// Puts the shared prompt into the pool, as far as it is not there.
