@@ -5,6 +5,7 @@
 //! the other rows, the number of threads or how a prompt was cut into chunks.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
@@ -208,6 +209,11 @@ impl Cpu {
             text += &format!(", CPU quota {quota:.1}");
         }
         text
+    }
+
+    #[cfg(test)]
+    pub(crate) fn linear_scratch(&self) -> &LinearScratch {
+        &self.linear
     }
 
     /// GB/s that the threads read from memory together, measured over a buffer of `bytes` bytes.
@@ -414,19 +420,34 @@ impl Backend for Cpu {
         let (rows, cols) = (x.rows(), x.cols());
         assert_eq!((out.rows(), out.cols(), weight.len()), (rows, cols, cols));
         assert_eq!((y.rows(), y.cols()), (rows, cols));
+        let (stamp, beside) = self.linear.of_norm(rows, cols, self.machine.isa);
         let (to_x, to_out) = (Shared::new(x.data_mut()), Shared::new(out.data_mut()));
-        self.machine.rows(rows, 6 * cols, &|rows| {
+        let part = |rows: Range<usize>| {
             let range = rows.start * cols..rows.end * cols;
             // SAFETY: each row belongs to one task.
             let (x, out) = unsafe { (to_x.part(range.clone()), to_out.part(range.clone())) };
-            self.machine.run(AddRmsNorm { x, y: &y.data()[range], weight, eps, out });
+            self.machine.run(AddRmsNorm { x, y: &y.data()[range], weight, eps, out: &mut *out });
+            &*out
+        };
+        self.machine.rows(rows, 6 * cols, &|rows| {
+            if !beside.is_wanted() {
+                part(rows);
+                return;
+            }
+            for row in rows {
+                // SAFETY: each row belongs to one task.
+                unsafe { beside.row(row, part(row..row + 1)) };
+            }
         });
+        out.set_stamp(stamp);
     }
 
     fn linear(&mut self, x: &Tensor, linear: &PackedLinear, out: &mut Tensor) {
         let (rows, cols) = (linear.in_features(), linear.out_features());
         assert_eq!((x.cols(), out.cols(), out.rows()), (rows, cols, x.rows()));
+        self.linear.rows_are(x.stamp());
         linear.forward(x.data(), x.rows(), out.data_mut(), &mut self.linear, &self.machine.pool);
+        self.linear.rows_are(0);
     }
 
     fn rope_store_kv(
@@ -492,7 +513,10 @@ impl Backend for Cpu {
         assert_eq!((x.cols(), 2 * out.cols()), (linear.in_features(), linear.out_features()));
         assert_eq!((x.rows(), x.rows()), (out.rows(), hidden.rows()));
         let pool = &self.machine.pool;
-        if !linear.forward_gated(x.data(), x.rows(), gate, out.data_mut(), &mut self.linear, pool) {
+        self.linear.rows_are(x.stamp());
+        let is_done = linear.forward_gated(x.data(), x.rows(), gate, out.data_mut(), &mut self.linear, pool);
+        self.linear.rows_are(0);
+        if !is_done {
             self.linear(x, linear, hidden);
             self.gate(hidden, gate, out);
         }

@@ -17,6 +17,7 @@ pub struct Tensor {
     rows: usize,
     cols: usize,
     lines: Vec<Line>,
+    stamp: u64,
 }
 
 impl std::fmt::Debug for Tensor {
@@ -49,7 +50,17 @@ impl Tensor {
         if len.div_ceil(16) > self.lines.len() {
             self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
         }
-        (self.rows, self.cols) = (rows, cols);
+        (self.rows, self.cols, self.stamp) = (rows, cols, 0);
+    }
+
+    /// The number that stands for these very contents; 0 where they have none. Whoever may change them takes it away.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp
+    }
+
+    /// Gives the contents a number.
+    pub(crate) fn set_stamp(&mut self, stamp: u64) {
+        self.stamp = stamp;
     }
 
     /// All elements.
@@ -60,6 +71,7 @@ impl Tensor {
 
     /// All elements.
     pub fn data_mut(&mut self) -> &mut [f32] {
+        self.stamp = 0;
         // SAFETY: as in `data`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.rows * self.cols) }
     }
@@ -112,5 +124,18 @@ mod tests {
         t.reshape(9, 33);
         t.data_mut()[9 * 33 - 1] = 1.0;
         assert_eq!((t.data().as_ptr(), t.row(8)[32]), (at, 1.0));
+    }
+
+    #[test]
+    fn contents_that_may_have_changed_have_no_number() {
+        let mut t = Tensor::new(2, 3);
+        t.set_stamp(7);
+        let _ = (t.data(), t.row(1));
+        assert_eq!(t.stamp(), 7);
+        t.data_mut();
+        assert_eq!(t.stamp(), 0);
+        t.set_stamp(8);
+        t.reshape(2, 3);
+        assert_eq!(t.stamp(), 0);
     }
 }

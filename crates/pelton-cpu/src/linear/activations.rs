@@ -17,11 +17,13 @@
 //!
 //! Invariant: a row's blocks depend on that row alone.
 
+use super::normed::Normed;
 use super::terms::Terms;
 #[cfg(target_arch = "x86_64")]
 use super::tiles::activations::TiledRows;
 use crate::isa::Isa;
 use crate::pool::Pool;
+use crate::tensor;
 
 /// Values that share a scale.
 pub(super) const BLOCK: usize = 256;
@@ -82,6 +84,8 @@ pub struct LinearScratch {
     /// Rows for tiles.
     #[cfg(target_arch = "x86_64")]
     pub(super) tiles: TiledRows,
+    /// What is known of rows that came from a norm.
+    pub(super) normed: Normed,
 }
 
 /// Values below which a call's activations are made ready by the caller alone.
@@ -96,21 +100,25 @@ impl LinearScratch {
     /// Quantizes `x`, `(rows, k)`, with `k` a multiple of [`UNIT`].
     pub(super) fn quantize(&mut self, x: &[f32], rows: usize, isa: Isa, pool: &Pool) {
         let k = x.len() / rows;
-        assert_eq!((x.len() % rows, k % UNIT), (0, 0), "rows are whole units of {UNIT}");
+        assert_eq!(x.len() % rows, 0, "whole rows");
+        let to = self.begin_blocks(rows, k, isa);
+        let tiles: Vec<(usize, usize)> = tiles(rows).collect();
+        let task = |i: usize| {
+            let (first, g) = tiles[i];
+            for (r, x) in x[first * k..(first + g) * k].chunks_exact(k).enumerate() {
+                // SAFETY: tiles are disjoint, and each is taken by one task.
+                unsafe { to.row_of(first, g, r, x) };
+            }
+        };
+        if x.len() < PARALLEL { (0..tiles.len()).for_each(task) } else { pool.run(tiles.len(), &task) }
+    }
+
+    /// Makes room for `rows` rows of `k` values, `k` a multiple of [`UNIT`], to be filled one by one.
+    pub(super) fn begin_blocks(&mut self, rows: usize, k: usize, isa: Isa) -> BlocksTo<'_> {
+        assert_eq!(k % UNIT, 0, "rows are whole units of {UNIT}");
         let per_row = k.div_ceil(BLOCK);
         self.blocks.resize(rows * per_row, ZERO);
-        for_each_tile(&mut self.blocks, per_row, rows, pool, &|row, g, blocks| {
-            let x = &x[row * k..(row + g) * k];
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the tokens prove the instructions.
-                Isa::Avx2(_) => unsafe { quantize_tile_avx2(x, g, blocks) },
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: the tokens prove the instructions.
-                Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_tile_avx512(x, g, blocks) },
-                _ => quantize_tile(x, g, blocks),
-            }
-        });
+        BlocksTo { rows, per_row, isa, blocks: tensor::Shared::new(&mut self.blocks) }
     }
 
     /// Lays `x`, `(rows, k)`, out in tiles of floats.
@@ -149,6 +157,53 @@ fn for_each_tile<T: Send>(
     if len < PARALLEL / size_of::<T>() { (0..tiles.len()).for_each(task) } else { pool.run(tiles.len(), &task) }
 }
 
+/// Where rows of blocks go.
+pub(super) struct BlocksTo<'a> {
+    rows: usize,
+    per_row: usize,
+    isa: Isa,
+    blocks: tensor::Shared<'a, ActBlock>,
+}
+
+impl BlocksTo<'_> {
+    /// Quantizes a row.
+    ///
+    /// # Safety
+    /// Each row is one caller's.
+    pub(super) unsafe fn row(&self, row: usize, x: &[f32]) {
+        let whole = self.rows / 8 * 8;
+        let (first, g) = if row < whole {
+            (row / 8 * 8, 8)
+        } else {
+            let mut rest = tiles(self.rows - whole).map(|(first, g)| (whole + first, g));
+            rest.find(|&(first, g)| row < first + g).expect("a row among the rows")
+        };
+        // SAFETY: the caller's.
+        unsafe { self.row_of(first, g, row - first, x) }
+    }
+
+    /// Quantizes row `r` of the tile of `g` rows that begins with row `first`.
+    ///
+    /// # Safety
+    /// Each row is one caller's.
+    unsafe fn row_of(&self, first: usize, g: usize, r: usize, x: &[f32]) {
+        for (i, x) in x.chunks(BLOCK).enumerate() {
+            let at = first * self.per_row + i * g + r;
+            // SAFETY: a row's blocks are no other row's.
+            let block = &mut unsafe { self.blocks.part(at..at + 1) }[0];
+            match self.isa {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the tokens prove the instructions.
+                Isa::Avx2(_) => unsafe { quantize_avx2(x, block) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the tokens prove the instructions.
+                Isa::Avx512(_) | Isa::Amx(_) => unsafe { quantize_avx512(x, block) },
+                _ => quantize_part(x, block),
+            }
+        }
+    }
+}
+
 /// A pointer that tasks share; each task uses another part of what it points to.
 pub(super) struct Shared<T>(pub(super) *mut T);
 
@@ -161,37 +216,12 @@ impl<T> Shared<T> {
     }
 }
 
-/// Quantizes a tile of `g` rows.
-#[inline(always)]
-fn quantize_tile(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
-    let k = x.len() / g;
-    for (r, x) in x.chunks_exact(k).enumerate() {
-        for (x, block) in x.chunks(BLOCK).zip(blocks[r..].iter_mut().step_by(g)) {
-            quantize_part(x, block);
-        }
-    }
-}
-
 /// # Safety
 /// The machine must have AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn quantize_tile_avx2(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
-    quantize_tile(x, g, blocks);
-}
-
-/// # Safety
-/// The machine must have AVX-512 F, BW, DQ and VL.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
-    let k = x.len() / g;
-    for (r, x) in x.chunks_exact(k).enumerate() {
-        for (x, block) in x.chunks(BLOCK).zip(blocks[r..].iter_mut().step_by(g)) {
-            // SAFETY: the caller's.
-            unsafe { quantize_avx512(x, block) }
-        }
-    }
+unsafe fn quantize_avx2(x: &[f32], block: &mut ActBlock) {
+    quantize_part(x, block);
 }
 
 /// Quantizes at most 256 values: [`quantize_block`], sixteen by sixteen.
@@ -203,19 +233,21 @@ unsafe fn quantize_tile_avx512(x: &[f32], g: usize, blocks: &mut [ActBlock]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn quantize_avx512(x: &[f32], block: &mut ActBlock) {
     // SAFETY: the caller's.
-    block.scale = unsafe { codes_avx512(x, &mut block.codes, 64) };
+    block.scale = unsafe {
+        let [a, b, c, d] = block.codes.as_chunks_mut::<64>().0 else { unreachable!("256 codes are four lines") };
+        codes_avx512(x, [a, b, c, d])
+    };
     sum_codes(block);
 }
 
-/// The codes and the scale of at most 256 values: 64 codes each at the beginning of `codes`, and `stride` and twice and three
-/// times that later.
+/// The codes, 64 to each of four lines, and the scale of at most 256 values.
 ///
 /// # Safety
 /// The machine must have AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8], stride: usize) -> f32 {
+pub(super) unsafe fn codes_avx512(x: &[f32], lines: [&mut [i8]; 4]) -> f32 {
     use std::arch::x86_64::*;
     let mut whole = [0.0; BLOCK];
     let x = match <&[f32; BLOCK]>::try_from(x) {
@@ -235,12 +267,12 @@ pub(super) unsafe fn codes_avx512(x: &[f32], codes: &mut [i8], stride: usize) ->
     let amax = f32::from_bits(_mm512_reduce_max_epu32(tops));
     let scale = amax / 127.0;
     if !amax.is_finite() || scale < f32::MIN_POSITIVE {
-        codes.chunks_mut(stride).for_each(|line| line[..64].fill(0));
+        lines.into_iter().for_each(|line| line.fill(0));
         return if amax.is_finite() { 0.0 } else { f32::NAN };
     }
     let inverse = _mm512_set1_ps(127.0 / amax);
-    for (x, codes) in x.as_chunks::<4>().0.iter().zip(codes.chunks_mut(stride)) {
-        for (x, codes) in x.iter().zip(codes[..64].as_chunks_mut::<16>().0) {
+    for (x, line) in x.as_chunks::<4>().0.iter().zip(lines) {
+        for (x, codes) in x.iter().zip(line.as_chunks_mut::<16>().0) {
             // SAFETY: 16 floats, and 16 codes.
             unsafe {
                 // Rounds to nearest, ties to even: the mode that Rust code runs in.

@@ -32,6 +32,7 @@ mod lanes_arm;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 pub(crate) mod memory;
+mod normed;
 mod packed;
 mod products;
 mod superformats;
@@ -254,6 +255,7 @@ impl PackedLinear {
             match &segments[0].order {
                 None => self.multiply(segments, x, rows, &out, scratch, pool),
                 Some(order) => {
+                    scratch.rows_are(0);
                     let mut dealt = std::mem::take(&mut scratch.dealt);
                     deal(x, order, &mut dealt, pool);
                     self.multiply(segments, &dealt, rows, &out, scratch, pool);
@@ -299,11 +301,12 @@ impl PackedLinear {
     /// Makes activations ready for some parts.
     fn prepare(&self, segments: &[Segment], x: &[f32], rows: usize, scratch: &mut LinearScratch, pool: &Pool) {
         let wants = |input| segments.iter().any(|s| s.kernel.input_of(rows) == input);
-        if wants(Input::Blocks) {
+        let k = self.in_features;
+        if wants(Input::Blocks) && !scratch.has(Input::Blocks, rows, k) {
             scratch.quantize(x, rows, self.isa, pool);
         }
         #[cfg(target_arch = "x86_64")]
-        if wants(Input::Tiles) {
+        if wants(Input::Tiles) && !scratch.has(Input::Tiles, rows, k) {
             scratch.tiles.quantize(x, rows, pool);
         }
         if wants(Input::Terms) {

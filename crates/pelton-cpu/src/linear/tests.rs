@@ -16,6 +16,8 @@ use crate::simd::run;
 
 #[path = "grouped_tests.rs"]
 mod grouped;
+#[path = "normed_tests.rs"]
+mod normed;
 
 const NS: [usize; 7] = [1, 15, 16, 17, 33, 48, 130];
 const MS: [usize; 8] = [1, 2, 3, 7, 8, 9, 17, 40];

@@ -44,27 +44,30 @@ impl TiledRows {
     /// Quantizes `x`, `(rows, k)`.
     pub(in super::super) fn quantize(&mut self, x: &[f32], rows: usize, pool: &Pool) {
         let k = x.len() / rows;
-        let (tiles, blocks) = (rows.div_ceil(ROWS), k.div_ceil(BLOCK));
-        let lines = BLOCK_TILE / 64;
-        (self.blocks, self.row_block) = (blocks, row_block(tiles, blocks));
-        let row_block = self.row_block;
-        self.codes.resize(tiles * blocks * lines, Line([0; 64]));
-        self.scales.resize(tiles * blocks, [0.0; ROWS]);
-        let codes = Shared::new(&mut self.codes);
-        let scales = Shared::new(&mut self.scales);
+        let to = self.begin(rows, k);
         let task = |tile: usize| {
             for (r, x) in x[tile * ROWS * k..].chunks_exact(k).take(ROWS).enumerate() {
-                for (b, x) in x.chunks(BLOCK).enumerate() {
-                    let at = place(tiles, row_block, blocks, tile, b);
-                    // SAFETY: each tile belongs to one task; tiles are used where AVX-512 is.
-                    unsafe {
-                        let codes = bytes(codes.part(at * lines..(at + 1) * lines));
-                        scales.part(at..at + 1)[0][r] = codes_avx512(x, &mut codes[r * DEPTH..], ROWS * DEPTH);
-                    }
-                }
+                // SAFETY: each tile belongs to one task; tiles are used where AVX-512 is.
+                unsafe { to.row(tile * ROWS + r, x) };
             }
         };
+        let tiles = rows.div_ceil(ROWS);
         if x.len() < PARALLEL { (0..tiles).for_each(task) } else { pool.run(tiles, &task) }
+    }
+
+    /// Makes room for `rows` rows of `k` values, to be filled one by one.
+    pub(in super::super) fn begin(&mut self, rows: usize, k: usize) -> RowsTo<'_> {
+        let (tiles, blocks) = (rows.div_ceil(ROWS), k.div_ceil(BLOCK));
+        (self.blocks, self.row_block) = (blocks, row_block(tiles, blocks));
+        self.codes.resize(tiles * blocks * (BLOCK_TILE / 64), Line([0; 64]));
+        self.scales.resize(tiles * blocks, [0.0; ROWS]);
+        RowsTo {
+            tiles,
+            blocks,
+            row_block: self.row_block,
+            codes: Shared::new(bytes(&mut self.codes)),
+            scales: Shared::new(self.scales.as_flattened_mut()),
+        }
     }
 
     /// The codes and the scales of block `block` of tile `tile`, followed by those of the next tiles of its row block.
@@ -76,6 +79,36 @@ impl TiledRows {
     /// Tiles of rows.
     pub(super) fn tiles(&self) -> usize {
         self.scales.len() / self.blocks
+    }
+}
+
+/// Where rows go.
+pub(in super::super) struct RowsTo<'a> {
+    tiles: usize,
+    blocks: usize,
+    row_block: usize,
+    codes: Shared<'a, i8>,
+    scales: Shared<'a, f32>,
+}
+
+impl RowsTo<'_> {
+    /// Quantizes a row.
+    ///
+    /// # Safety
+    /// The machine must have AVX-512 F, and each row is one caller's.
+    pub(in super::super) unsafe fn row(&self, row: usize, x: &[f32]) {
+        let (tile, r) = (row / ROWS, row % ROWS);
+        for (b, x) in x.chunks(BLOCK).enumerate() {
+            let at = place(self.tiles, self.row_block, self.blocks, tile, b);
+            let first = at * BLOCK_TILE + r * DEPTH;
+            // Of each of the tile's steps the row has one line.
+            let lines = [0, 1, 2, 3].map(|step| first + step * ROWS * DEPTH);
+            // SAFETY: a row's lines and scales are no other row's.
+            unsafe {
+                let lines = lines.map(|line| self.codes.part(line..line + DEPTH));
+                self.scales.part(at * ROWS + r..at * ROWS + r + 1)[0] = codes_avx512(x, lines);
+            }
+        }
     }
 }
 
