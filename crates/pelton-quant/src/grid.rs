@@ -67,6 +67,44 @@ pub(crate) fn decode(d: f16, unit: f32, scales: &[u8], codes: &[i8; 256], out: &
     }
 }
 
+/// What every codebook format has: its constants, the codes and the values of a block, and the way from values to a block.
+///
+/// A module adds where its bits lie: `d`, `scales` and `indices`, and `pack` for the way back.
+macro_rules! grid_format {
+    ($codebook:ident: $bytes:literal bytes, $(#[$of_levels:meta])* levels $levels:expr) => {
+        /// Elements in a block.
+        pub const BLOCK_LEN: usize = 256;
+        /// Bytes of a block.
+        pub const BLOCK_BYTES: usize = $bytes;
+        /// Elements that share a scale.
+        pub const SUB_LEN: usize = <$codebook as crate::grid_search::Codebook>::SUB_LEN;
+        /// `value = (d · UNIT) · scale · level`.
+        pub const UNIT: f32 = <$codebook as crate::grid_search::Codebook>::UNIT;
+        $(#[$of_levels])*
+        pub const LEVELS: [i8; $levels.len()] = $levels;
+
+        /// The codes (values of [`LEVELS`]) in element order.
+        pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
+            let mut index = [0; BLOCK_LEN];
+            indices(block, &mut index);
+            grid::look_up(&index, &LEVELS, out);
+        }
+
+        /// The values of a block.
+        pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
+            let mut q = [0; BLOCK_LEN];
+            codes(block, &mut q);
+            grid::decode(d(block), UNIT, &scales(block), &q, out);
+        }
+
+        /// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
+        pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
+            crate::grid_search::search::<$codebook>(x, w).map(|found| pack(&found))
+        }
+    };
+}
+pub(crate) use grid_format;
+
 #[cfg(test)]
 mod tests {
     use super::*;

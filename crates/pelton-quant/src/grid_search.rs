@@ -41,6 +41,17 @@ pub(crate) enum Shift {
     Point,
 }
 
+/// Where the signs of elements are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signs {
+    /// In the points.
+    Points,
+    /// Apart, one for each element.
+    Each,
+    /// Apart, seven for eight elements: the number of minuses is even.
+    Even,
+}
+
 /// What the search needs to know of a format.
 pub(crate) trait Codebook {
     /// Elements of a point.
@@ -55,6 +66,8 @@ pub(crate) trait Codebook {
     const EXTREME_STARTS: &[f32];
     /// Where a shift is common.
     const SHIFT: Shift;
+    /// Where the signs are.
+    const SIGNS: Signs;
     /// `value = d · UNIT · (2s + 1) · level`.
     const UNIT: f32;
     /// The largest level.
@@ -66,7 +79,7 @@ pub(crate) trait Codebook {
 
 macro_rules! codebooks {
     ($($(#[$doc:meta])* $name:ident: $points:literal points of $len:literal, $nearest:ident, scales to $scale_max:literal per $sub:literal,
-        shift $shift:ident, unit $unit:literal, levels $levels:expr, starts $starts:expr, of extreme $extremes:expr;)*) => {$(
+        signs $signs:ident, shift $shift:ident, unit $unit:literal, levels $levels:expr, starts $starts:expr, of extreme $extremes:expr;)*) => {$(
         $(#[$doc])*
         pub(crate) struct $name;
 
@@ -76,6 +89,7 @@ macro_rules! codebooks {
             const SCALE_MAX: u8 = $scale_max;
             const STARTS: &[f32] = &$starts;
             const EXTREME_STARTS: &[f32] = &$extremes;
+            const SIGNS: Signs = Signs::$signs;
             const SHIFT: Shift = Shift::$shift;
             const UNIT: f32 = $unit;
             const LARGEST: f32 = $levels[0][$levels[0].len() - 1];
@@ -104,19 +118,19 @@ const MAGNITUDES_3_S: [[f32; 8]; 1] = [[1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.
 
 codebooks! {
     /// [`crate::iq1_s`].
-    Iq1S: 2048 points of 8, nearest_8, scales to 7 per 32, shift SubBlock, unit 0.125, levels DIGITS, starts [0.137], of extreme [];
+    Iq1S: 2048 points of 8, nearest_8, scales to 7 per 32, signs Points, shift SubBlock, unit 0.125, levels DIGITS, starts [0.137], of extreme [];
     /// [`crate::iq1_m`].
-    Iq1M: 2048 points of 8, nearest_8, scales to 7 per 16, shift Point, unit 0.125, levels DIGITS, starts [0.137], of extreme [];
+    Iq1M: 2048 points of 8, nearest_8, scales to 7 per 16, signs Points, shift Point, unit 0.125, levels DIGITS, starts [0.137], of extreme [];
     /// [`crate::iq2_xxs`].
-    Iq2Xxs: 256 points of 8, nearest_8, scales to 15 per 32, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
+    Iq2Xxs: 256 points of 8, nearest_8, scales to 15 per 32, signs Even, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
     /// [`crate::iq2_xs`].
-    Iq2Xs: 512 points of 8, nearest_8, scales to 15 per 16, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
+    Iq2Xs: 512 points of 8, nearest_8, scales to 15 per 16, signs Even, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.048, 0.06], of extreme [];
     /// [`crate::iq2_s`].
-    Iq2S: 1024 points of 8, nearest_8, scales to 15 per 16, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.044, 0.052, 0.061], of extreme [];
+    Iq2S: 1024 points of 8, nearest_8, scales to 15 per 16, signs Each, shift None, unit 0.125, levels MAGNITUDES_2, starts [0.044, 0.052, 0.061], of extreme [];
     /// [`crate::iq3_xxs`].
-    Iq3Xxs: 256 points of 4, nearest_4, scales to 15 per 32, shift None, unit 0.5, levels MAGNITUDES_3_XXS, starts [0.075], of extreme [0.8, 1.0];
+    Iq3Xxs: 256 points of 4, nearest_4, scales to 15 per 32, signs Even, shift None, unit 0.5, levels MAGNITUDES_3_XXS, starts [0.075], of extreme [0.8, 1.0];
     /// [`crate::iq3_s`].
-    Iq3S: 512 points of 4, nearest_4, scales to 15 per 32, shift None, unit 1.0, levels MAGNITUDES_3_S, starts [0.145], of extreme [0.8, 1.0];
+    Iq3S: 512 points of 4, nearest_4, scales to 15 per 32, signs Each, shift None, unit 1.0, levels MAGNITUDES_3_S, starts [0.145], of extreme [0.8, 1.0];
 }
 
 /// The integers and the scale of one block, not yet packed.
@@ -128,12 +142,14 @@ pub(crate) struct GridBlock {
     pub(crate) points: [u16; 64],
     /// Of each point, whether its levels are shifted down.
     pub(crate) shifts: [u8; 64],
+    /// Of each eight elements, where the format keeps signs apart: bit `i` set for a minus.
+    pub(crate) signs: [u8; 32],
 }
 
 /// The signs of the elements in eights (bit `i` set: minus) and the magnitudes that go with them.
 ///
 /// With `even`, the number of minuses of each eight is made even: one magnitude may be negative then.
-pub(crate) fn split_signs(x: &[f32; 256], w: &[f32; 256], even: bool) -> ([u8; 32], [f32; 256]) {
+fn split_signs(x: &[f32; 256], w: &[f32; 256], even: bool) -> ([u8; 32], [f32; 256]) {
     let (mut signs, mut magnitudes) = ([0; 32], x.map(f32::abs));
     for (k, x) in x.as_chunks::<8>().0.iter().enumerate() {
         signs[k] = x.iter().enumerate().fold(0, |signs, (i, x)| signs | u8::from(*x < 0.0) << i);
@@ -147,8 +163,19 @@ pub(crate) fn split_signs(x: &[f32; 256], w: &[f32; 256], even: bool) -> ([u8; 3
     (signs, magnitudes)
 }
 
-/// Searches a block; `None` if the scale exceeds f16. `x` are magnitudes where the format keeps signs apart.
+/// Searches a block; `None` if the scale exceeds f16.
 pub(crate) fn search<B: Codebook>(x: &[f32; 256], w: &[f32; 256]) -> Option<GridBlock> {
+    match B::SIGNS {
+        Signs::Points => search_points::<B>(x, w),
+        Signs::Each | Signs::Even => {
+            let (signs, magnitudes) = split_signs(x, w, B::SIGNS == Signs::Even);
+            Some(GridBlock { signs, ..search_points::<B>(&magnitudes, w)? })
+        }
+    }
+}
+
+/// Searches a block of what the points stand for: elements, or magnitudes where signs are apart.
+fn search_points<B: Codebook>(x: &[f32; 256], w: &[f32; 256]) -> Option<GridBlock> {
     let most = f32::from(2 * B::SCALE_MAX + 1);
     let largest = f16::MAX.to_f32() * B::UNIT * most * B::LARGEST;
     if x.iter().any(|x| x.abs() > largest) {
@@ -157,7 +184,7 @@ pub(crate) fn search<B: Codebook>(x: &[f32; 256], w: &[f32; 256]) -> Option<Grid
     let mut block = Block::<B> {
         x,
         w,
-        found: GridBlock { d: f16::ZERO, scales: [0; 16], points: [0; 64], shifts: [0; 64] },
+        found: GridBlock { d: f16::ZERO, scales: [0; 16], points: [0; 64], shifts: [0; 64], signs: [0; 32] },
         of: std::marker::PhantomData,
     };
     let n_subs = 256 / B::SUB_LEN;

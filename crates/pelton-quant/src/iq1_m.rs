@@ -11,20 +11,15 @@
 
 use half::f16;
 
-use crate::grid::{self, LEVELS_1};
-use crate::grid_search::{self, Iq1M};
+use crate::grid::{self, LEVELS_1, grid_format};
+use crate::grid_search::{GridBlock, Iq1M};
 use crate::grids;
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 56;
-/// Elements that share a scale.
-pub const SUB_LEN: usize = 16;
-/// `value = (d · UNIT) · scale · level`.
-pub const UNIT: f32 = 0.125;
-/// Ternary digit plus 1 in bits 0 and 1 of an index, shift to minus in bit 2; the zeros never occur.
-pub const LEVELS: [i8; 8] = LEVELS_1;
+grid_format! {
+    Iq1M: 56 bytes,
+    /// Ternary digit plus 1 in bits 0 and 1 of an index, shift to minus in bit 2; the zeros never occur.
+    levels LEVELS_1
+}
 
 /// The scale of the scales, gathered from its four nibbles.
 #[inline]
@@ -51,23 +46,8 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     }
 }
 
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &scales(block), &q, out);
-}
-
-/// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let found = grid_search::search::<Iq1M>(x, w)?;
+/// The bytes of what the search found.
+fn pack(found: &GridBlock) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     for k in 0..32 {
         block[k] = found.points[k] as u8;
@@ -78,5 +58,5 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
         let scales = (0..4).fold(nibble, |packed, i| packed | u16::from(found.scales[4 * j + i]) << (3 * i));
         *packed = scales.to_le_bytes();
     }
-    Some(block)
+    block
 }

@@ -11,21 +11,16 @@
 
 use half::f16;
 
-use crate::grid::{self, LEVELS_1};
-use crate::grid_search::{self, Iq1S};
+use crate::grid::{self, LEVELS_1, grid_format};
+use crate::grid_search::{GridBlock, Iq1S};
 use crate::grids;
 use crate::rounding::f16_at;
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 50;
-/// Elements that share a scale.
-pub const SUB_LEN: usize = 32;
-/// `value = (d · UNIT) · scale · level`.
-pub const UNIT: f32 = 0.125;
-/// Ternary digit plus 1 in bits 0 and 1 of an index, shift to minus in bit 2; the zeros never occur.
-pub const LEVELS: [i8; 8] = LEVELS_1;
+grid_format! {
+    Iq1S: 50 bytes,
+    /// Ternary digit plus 1 in bits 0 and 1 of an index, shift to minus in bit 2; the zeros never occur.
+    levels LEVELS_1
+}
 
 /// The scale of the scales, as stored.
 #[inline]
@@ -51,23 +46,8 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     }
 }
 
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &scales(block), &q, out);
-}
-
-/// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let found = grid_search::search::<Iq1S>(x, w)?;
+/// The bytes of what the search found.
+fn pack(found: &GridBlock) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     for (g, high) in block[34..].as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -78,5 +58,5 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     for (byte, point) in block[2..34].iter_mut().zip(found.points) {
         *byte = point as u8;
     }
-    Some(block)
+    block
 }

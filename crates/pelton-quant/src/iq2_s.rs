@@ -10,21 +10,16 @@
 
 use half::f16;
 
-use crate::grid::{self, LEVELS_2};
-use crate::grid_search::{self, Iq2S};
+use crate::grid::{self, LEVELS_2, grid_format};
+use crate::grid_search::{GridBlock, Iq2S};
 use crate::grids;
 use crate::rounding::f16_at;
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 82;
-/// Elements that share a scale.
-pub const SUB_LEN: usize = 16;
-/// `value = (d · UNIT) · scale · level`.
-pub const UNIT: f32 = 0.125;
-/// Magnitude in bits 0 and 1 of an index, sign in bit 2; the zeros never occur.
-pub const LEVELS: [i8; 8] = LEVELS_2;
+grid_format! {
+    Iq2S: 82 bytes,
+    /// Magnitude in bits 0 and 1 of an index, sign in bit 2; the zeros never occur.
+    levels LEVELS_2
+}
 
 /// The scale of the scales, as stored.
 #[inline]
@@ -47,31 +42,15 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     }
 }
 
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &scales(block), &q, out);
-}
-
-/// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let (signs, magnitudes) = grid_search::split_signs(x, w, false);
-    let found = grid_search::search::<Iq2S>(&magnitudes, w)?;
+/// The bytes of what the search found.
+fn pack(found: &GridBlock) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     for k in 0..32 {
         block[2 + k] = found.points[k] as u8;
-        block[34 + k] = signs[k];
+        block[34 + k] = found.signs[k];
         block[66 + k / 4] |= (found.points[k] >> 8 << (2 * (k % 4))) as u8;
     }
     grid::pack_nibbles(&found.scales, &mut block[74..]);
-    Some(block)
+    block
 }

@@ -10,20 +10,16 @@
 
 use half::f16;
 
-use crate::grid_search::{self, Iq3S};
+use crate::grid::{self, grid_format};
+use crate::grid_search::{GridBlock, Iq3S};
+use crate::grids;
 use crate::rounding::f16_at;
-use crate::{grid, grids};
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 110;
-/// Elements that share a scale.
-pub const SUB_LEN: usize = 32;
-/// `value = (d · UNIT) · scale · level`.
-pub const UNIT: f32 = 1.0;
-/// Magnitude in bits 0 to 2 of an index, sign in bit 3.
-pub const LEVELS: [i8; 16] = [1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15];
+grid_format! {
+    Iq3S: 110 bytes,
+    /// Magnitude in bits 0 to 2 of an index, sign in bit 3.
+    levels [1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15]
+}
 
 /// The scale of the scales, as stored.
 #[inline]
@@ -48,31 +44,15 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     }
 }
 
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &scales(block), &q, out);
-}
-
-/// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let (signs, magnitudes) = grid_search::split_signs(x, w, false);
-    let found = grid_search::search::<Iq3S>(&magnitudes, w)?;
+/// The bytes of what the search found.
+fn pack(found: &GridBlock) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     for (k, point) in found.points.iter().enumerate() {
         block[2 + k] = *point as u8;
         block[66 + k / 8] |= ((point >> 8) as u8) << (k % 8);
     }
-    block[74..106].copy_from_slice(&signs);
+    block[74..106].copy_from_slice(&found.signs);
     grid::pack_nibbles(&found.scales[..8], &mut block[106..]);
-    Some(block)
+    block
 }

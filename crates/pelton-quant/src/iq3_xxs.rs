@@ -12,20 +12,16 @@
 
 use half::f16;
 
-use crate::grid_search::{self, Iq3Xxs};
+use crate::grid::{self, grid_format};
+use crate::grid_search::{GridBlock, Iq3Xxs};
+use crate::grids;
 use crate::rounding::f16_at;
-use crate::{grid, grids};
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 98;
-/// Elements that share a scale.
-pub const SUB_LEN: usize = 32;
-/// `value = (d · UNIT) · scale · level`.
-pub const UNIT: f32 = 0.5;
-/// Half the magnitude in bits 0 to 2 of an index, sign in bit 3.
-pub const LEVELS: [i8; 16] = [2, 6, 10, 14, 18, 22, 26, 31, -2, -6, -10, -14, -18, -22, -26, -31];
+grid_format! {
+    Iq3Xxs: 98 bytes,
+    /// Half the magnitude in bits 0 to 2 of an index, sign in bit 3.
+    levels [2, 6, 10, 14, 18, 22, 26, 31, -2, -6, -10, -14, -18, -22, -26, -31]
+}
 
 /// The scale of the scales, as stored.
 #[inline]
@@ -51,24 +47,8 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     }
 }
 
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &scales(block), &q, out);
-}
-
-/// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.
-pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Option<[u8; BLOCK_BYTES]> {
-    let (signs, magnitudes) = grid_search::split_signs(x, w, true);
-    let found = grid_search::search::<Iq3Xxs>(&magnitudes, w)?;
+/// The bytes of what the search found.
+fn pack(found: &GridBlock) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     block[..2].copy_from_slice(&found.d.to_le_bytes());
     for (byte, point) in block[2..66].iter_mut().zip(found.points) {
@@ -76,8 +56,8 @@ pub(crate) fn encode_searched(x: &[f32; BLOCK_LEN], w: &[f32; BLOCK_LEN]) -> Opt
     }
     for (g, group) in block[66..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
         let scale = u32::from(found.scales[g]) << 28;
-        let packed = (0..4).fold(scale, |packed, k| packed | u32::from(signs[4 * g + k] & 127) << (7 * k));
+        let packed = (0..4).fold(scale, |packed, k| packed | u32::from(found.signs[4 * g + k] & 127) << (7 * k));
         *group = packed.to_le_bytes();
     }
-    Some(block)
+    block
 }
