@@ -108,19 +108,22 @@ impl Gram {
     }
 }
 
-/// Adds to row `i` of a window its products over a few inputs.
+/// Adds to row `i` of a window its products over at most [`TOGETHER`] inputs.
 fn add_products(inputs: &[f32], cols: usize, window: &Range<usize>, i: usize, row: &mut [f32]) {
-    let inputs: Vec<&[f32]> = inputs.chunks_exact(cols).map(|x| &x[window.start + i..window.end]).collect();
     let row = &mut row[i..];
-    if let [a, b, c, d, e, f, g, h] = inputs.as_slice() {
-        for (j, sum) in row.iter_mut().enumerate() {
+    let n = row.len();
+    // All of one length, which the compiler then knows: sums of several columns at once.
+    let of = |token: usize| &inputs[token * cols + window.start + i..][..n];
+    if inputs.len() == TOGETHER * cols {
+        let [a, b, c, d, e, f, g, h] = std::array::from_fn(of);
+        for j in 0..n {
             let first = (a[0] * a[j] + b[0] * b[j]) + (c[0] * c[j] + d[0] * d[j]);
             let second = (e[0] * e[j] + f[0] * f[j]) + (g[0] * g[j] + h[0] * h[j]);
-            *sum += first + second;
+            row[j] += first + second;
         }
         return;
     }
-    for x in inputs {
+    for x in (0..inputs.len() / cols).map(of) {
         for (sum, value) in row.iter_mut().zip(x) {
             *sum += x[0] * value;
         }
