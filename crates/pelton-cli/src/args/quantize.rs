@@ -27,11 +27,13 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "KL", group = "types", requires = "text", value_parser = numbers::positive)]
     pub fit_quality: Option<f32>,
     /// Round each element so that it makes good the errors of those before it (GPTQ), by what the layers read on --text.
-    /// For types with a code for each element, Q4_0 to Q5_1 and Q2_K to Q6_K; no --imatrix is needed
+    /// For types with a code for each element, Q4_0 to Q5_1 and Q2_K to Q6_K; no --imatrix is needed, and on the built-in
+    /// model Q2_K and Q4_K_M do half the harm that they do with one
     #[arg(long, requires = "text")]
     pub gptq: bool,
     /// Scale columns that meet large inputs up before they are rounded, and what makes these inputs down (AWQ), by what the
-    /// layers read on --text
+    /// layers read on --text. For models with a few very large inputs, and beside --gptq; alone it did not help the built-in
+    /// model: `pelton compare` says what it does for yours
     #[arg(long, requires = "text")]
     pub awq: bool,
     /// Text on which --fit measures what an error in each matrix does to the model's predictions, and which --gptq and
