@@ -1,5 +1,5 @@
-//! Writes the fuzzers' first inputs: tiny models of every architecture, the requests and answers in `seeds/`, and the
-//! regressions kept as tests.
+//! Writes the fuzzers' first inputs: tiny models of every architecture, quantized folders as they are and with a part of
+//! them changed, the requests and answers in `seeds/`, and the regressions kept as tests.
 //!
 //! Run from the `fuzz` folder: `cargo run --example seeds`.
 
@@ -14,7 +14,7 @@ mod tiny;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for target in ["gguf", "safetensors", "hf_config", "requests", "answers"] {
+    for target in ["gguf", "safetensors", "hf_config", "quantized", "requests", "answers"] {
         std::fs::create_dir_all(corpus.join(target))?;
     }
     for (i, arch) in tiny::ARCHS.into_iter().enumerate() {
@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             pelton_formats::write_gguf(&files, &out, |_, _| dtype)?;
         }
     }
+    quantized(&corpus.join("quantized"))?;
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/pelton-formats/tests");
     std::fs::copy(tests.join("golden/python.gguf"), corpus.join("gguf/python"))?;
     for target in ["gguf", "safetensors", "hf_config"] {
@@ -50,6 +51,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target))? {
             let entry = entry?;
             std::fs::copy(entry.path(), corpus.join(target).join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Of each quantized fixture: itself, with a member of its `quantization_config` changed, and with bytes of its weights.
+fn quantized(corpus: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    const CHANGES: &[&str] = &[
+        r#"{"bits":8}"#,
+        r#"{"bits":3,"sym":true}"#,
+        r#"{"group_size":7}"#,
+        r#"{"group_size":-1,"desc_act":true}"#,
+        r#"{"quant_method":"awq","version":"gemm"}"#,
+        r#"{"quant_method":"gptq","checkpoint_format":"gptq_v2"}"#,
+        r#"{"weight_block_size":[0,128]}"#,
+        r#"{"load_in_8bit":true,"load_in_4bit":true}"#,
+        r#"{"bnb_4bit_quant_type":"fp4","bnb_4bit_use_double_quant":true}"#,
+        r#"{"config_groups":{"group_0":{"targets":["Linear"],"weights":{"num_bits":4,"type":"int","strategy":"group","group_size":16,"symmetric":false}}}}"#,
+    ];
+    // A position, a length and the bytes: in the header, and past it.
+    const RUNS: &[&[u8]] = &[&[0, 0, 0, 2, 0xff, 0xff], &[0x40, 0, 0, 1, b'9'], &[0, 0x20, 0, 4, 0, 0, 0xc0, 0x7f]];
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/quantized");
+    for pick in 0..u8::try_from(std::fs::read_dir(fixtures)?.count())? {
+        let write =
+            |name: &str, rest: &[u8]| std::fs::write(corpus.join(format!("{pick}-{name}")), [&[pick], rest].concat());
+        write("whole", b"")?;
+        for (i, change) in CHANGES.iter().enumerate() {
+            write(&format!("config{i}"), change.as_bytes())?;
+        }
+        for (i, run) in RUNS.iter().enumerate() {
+            write(&format!("bytes{i}"), &[&[0xff], *run].concat())?;
         }
     }
     Ok(())
