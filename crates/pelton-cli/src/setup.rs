@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pelton::route::load_both;
 use pelton::{
     BackendChoice, Draft, KvType, Llm, Model, ModelRef, ModelText, Options, Quantization, Require, SamplingOverrides,
     Speculation, Store, StoredPack, packed_folder,
@@ -117,9 +118,9 @@ impl Context {
         Ok(Speculation { draft, max_draft: args.draft_max, store: store.map(Arc::new), ..Speculation::default() })
     }
 
-    /// Loads a model for `max_seqs` sequences at once, with a bar while it takes long, and says where everything went.
-    pub(crate) fn load(&self, model: &Model, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Llm> {
-        let options = Options {
+    /// How a model runs `max_seqs` sequences at once.
+    fn options(&self, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Options> {
+        Ok(Options {
             context: args.context,
             max_seqs,
             prefix_cache: !args.no_prefix_cache,
@@ -127,19 +128,73 @@ impl Context {
             speculation: self.speculation(&args.drafts)?,
             cache_packed: if args.cache_packed { Some(self.packed_folder()?) } else { None },
             ..self.compute_options(&args.compute)
-        };
+        })
+    }
+
+    /// Loads a model for `max_seqs` sequences at once, with a bar while it takes long, and says where everything went.
+    pub(crate) fn load(&self, model: &Model, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Llm> {
+        self.load_with(model, &self.options(args, max_seqs)?, args.verbose)
+    }
+
+    /// The same for the small model of a route: a context that only the large one has is cut to the small one's, which
+    /// is said; longer conversations are the large one's.
+    pub(crate) fn load_small(&self, model: &Model, args: &EngineArgs, max_seqs: usize) -> anyhow::Result<Llm> {
+        let options = self.options_of_small(model, self.options(args, max_seqs)?);
+        self.load_with(model, &options, args.verbose)
+    }
+
+    /// Options of the small model of a route.
+    pub(crate) fn options_of_small(&self, model: &Model, mut options: Options) -> Options {
+        let most = model.files.config.max_context;
+        if let Some(wanted) = options.context.max(options.require.context).filter(|&wanted| wanted > most) {
+            let name = &model.name;
+            self.note(&format!("a context of {wanted}: {name} holds {most}; what is longer goes to the large model"));
+            options.context = options.context.map(|context| context.min(most));
+            options.require.context = options.require.context.map(|context| context.min(most));
+        }
+        options
+    }
+
+    fn load_with(&self, model: &Model, options: &Options, verbose: bool) -> anyhow::Result<Llm> {
         let bar = Progress::bytes(self.quiet);
         bar.message("packing weights");
-        let loaded = Llm::load(model, &options, &mut |p| bar.set(p.done as u64, p.total as u64));
+        let loaded = Llm::load(model, options, &mut |p| bar.set(p.done as u64, p.total as u64));
         drop(bar);
         let llm = loaded.map_err(|e| self.blame(e))?;
+        self.report(&llm, verbose);
+        Ok(llm)
+    }
+
+    /// Loads the two models of a route, within one budget of memory.
+    pub(crate) fn load_both(
+        &self,
+        small: &Model,
+        large: &Model,
+        args: &EngineArgs,
+        max_seqs: usize,
+    ) -> anyhow::Result<(Llm, Llm)> {
+        let for_large = self.options(args, max_seqs)?;
+        let for_small = self.options_of_small(small, for_large.clone());
+        let bar = Progress::bytes(self.quiet);
+        let loaded = load_both((small, &for_small), (large, &for_large), &mut |side, p| {
+            bar.message(format!("packing weights of the {side} model"));
+            bar.set(p.done as u64, p.total as u64);
+        });
+        drop(bar);
+        let both = loaded.map_err(|e| self.blame(e))?;
+        self.report(&both.0, args.verbose);
+        self.report(&both.1, args.verbose);
+        Ok(both)
+    }
+
+    /// Says where everything of a model went.
+    fn report(&self, llm: &Llm, verbose: bool) {
         self.note(&llm.report().line());
         llm.report().notes.iter().for_each(|note| self.note(note));
-        if args.verbose {
+        if verbose {
             kernel_lines(&llm.report().placements).iter().for_each(|line| self.note(line));
             llm.report().certificate.lines().iter().for_each(|line| self.note(&format!("  {line}")));
         }
-        Ok(llm)
     }
 
     /// Names the variable where it is the one to blame.

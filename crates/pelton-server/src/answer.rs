@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::response::Response;
 use bytes::Bytes;
-use pelton::route::Decision;
+use pelton::route::{Decision, Sureness};
 use pelton::{AnswerParser, FinishReason, Part, Request, Thinking, Timing, ToolFormat};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -95,6 +95,8 @@ pub(crate) struct Totals {
     pub(crate) ended_by: Option<FinishReason>,
     /// Which of two models answered and why, where rules chose.
     pub(crate) route: Option<Decision>,
+    /// How long the small model had taken for an answer that does not stand.
+    pub(crate) handed_over_after: Option<Duration>,
 }
 
 impl Totals {
@@ -147,6 +149,9 @@ impl Totals {
         });
         if let Some(route) = &self.route {
             timings["route"] = json!({ "to": route.to.to_string(), "why": route.why });
+            if let Some(waited) = self.handed_over_after {
+                timings["route"]["handed_over_after_ms"] = json!(ms(waited));
+            }
         }
         timings
     }
@@ -225,21 +230,21 @@ impl Answer {
         })
     }
 
-    /// Waits for the end of all choices and keeps what happened; gives the mean log-probability of their tokens.
+    /// Waits for the end of all choices and keeps what happened; gives how sure the model was of them.
     ///
     /// # Errors
     /// Where the engine gave up.
-    pub(crate) async fn hold(&mut self) -> Result<f64, ApiError> {
-        let (mut sum, mut n) = (0.0, 0usize);
+    pub(crate) async fn hold(&mut self) -> Result<Sureness, ApiError> {
+        let mut sure = Sureness::default();
         while let Some(event) = self.run.next().await {
             let (choice, happened) = event?;
-            if let Happened::Token { logprob, .. } = &happened {
-                sum += f64::from(*logprob);
-                n += 1;
+            match &happened {
+                Happened::Token { logprob, .. } => sure.token(*logprob),
+                Happened::Finished { reason, .. } => sure.end(*reason),
             }
             self.held.push_back((choice, happened));
         }
-        Ok(if n == 0 { f64::NEG_INFINITY } else { sum / n as f64 })
+        Ok(sure)
     }
 
     /// What happened next; `None` after the end.

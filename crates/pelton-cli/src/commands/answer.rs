@@ -1,9 +1,11 @@
-//! Asking and answering, as `run` and `chat` share it: sampling from the command line, a stream of text, the figures.
+//! Asking and answering, as `run` and `chat` share it: sampling from the command line, a stream of text or a whole one
+//! that is kept back, the figures.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use pelton::route::Sureness;
 use pelton::{Event, FinishReason, Finished, Llm, Model, Request, RequestHandle};
 use serde_json::{Value, json};
 
@@ -52,18 +54,58 @@ pub(crate) fn stream(
     emit: &mut dyn FnMut(&str) -> std::io::Result<()>,
 ) -> anyhow::Result<Option<Finished>> {
     let mut waiting = Some(Progress::spinner("reading the prompt", quiet));
+    follow(handle, interrupted, &mut |text, _| {
+        waiting = None;
+        emit(text)
+    })
+}
+
+/// A whole answer, kept back.
+#[derive(Clone, Debug)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    /// How sure the model was of it.
+    pub(crate) sure: Sureness,
+    pub(crate) finished: Finished,
+}
+
+impl Said {
+    /// How long it took, in seconds.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.finished.timing.total.as_secs_f64()
+    }
+}
+
+/// Waits for an answer's end. `None` where `interrupted` became true before.
+pub(crate) fn hold(handle: &RequestHandle, interrupted: &AtomicBool, quiet: bool) -> anyhow::Result<Option<Said>> {
+    let _waiting = Progress::spinner("the small model answers", quiet);
+    let (mut text, mut sure) = (String::new(), Sureness::default());
+    let finished = follow(handle, interrupted, &mut |piece, logprob| {
+        text.push_str(piece);
+        if let Some(logprob) = logprob {
+            sure.token(logprob);
+        }
+        Ok(())
+    })?;
+    let Some(finished) = finished else { return Ok(None) };
+    sure.end(finished.reason);
+    Ok(Some(Said { text, sure, finished }))
+}
+
+/// Hands out text with the log-probability of its token; what is held back until the end has none.
+fn follow(
+    handle: &RequestHandle,
+    interrupted: &AtomicBool,
+    each: &mut dyn FnMut(&str, Option<f32>) -> std::io::Result<()>,
+) -> anyhow::Result<Option<Finished>> {
     loop {
         if interrupted.swap(false, Ordering::Relaxed) {
             return Ok(None);
         }
         match handle.next_event_timeout(Duration::from_millis(50)) {
-            Ok(Event::Token { text, .. }) => {
-                waiting = None;
-                emit(&text)?;
-            }
+            Ok(Event::Token { text, logprob, .. }) => each(&text, Some(logprob))?,
             Ok(Event::Finished(finished)) => {
-                drop(waiting);
-                emit(&finished.text)?;
+                each(&finished.text, None)?;
                 return Ok(Some(finished));
             }
             Ok(Event::Refused(refused)) => anyhow::bail!("{refused}"),

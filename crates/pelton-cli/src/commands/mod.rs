@@ -13,6 +13,7 @@ pub(crate) mod quantize;
 pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod speaker;
 pub(crate) mod store;
 pub(crate) mod template;
 pub(crate) mod tokenize;

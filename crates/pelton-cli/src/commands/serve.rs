@@ -67,15 +67,25 @@ fn models(args: &ServeArgs, context: &Context) -> anyhow::Result<ModelOptions> {
     let route = match route {
         None => None,
         Some((pair, rules)) => {
-            let mut source = |name: &str| -> anyhow::Result<String> {
+            // Only the small model's files say whether it has the context that is asked for.
+            let wanted = options.context.max(options.require.context);
+            let for_small = match wanted {
+                Some(_) => context.options_of_small(&context.open(Some(&pair.small))?, options.clone()),
+                None => options.clone(),
+            };
+            let mut source = |name: &str, options: &Options| -> anyhow::Result<String> {
                 let (model, found) = context.find(Some(name))?;
                 store = store.take().or(found);
+                // One that --model names already keeps that name.
+                if let Some(known) = sources.iter().find(|known| known.model == model) {
+                    return Ok(known.id.clone());
+                }
                 let id = id_of(&model);
                 sources.push(ModelSource { id: id.clone(), model, options: options.clone() });
                 Ok(id)
             };
-            // The large one is loaded at the start, and is the default of what is not routed.
-            let (large, small) = (source(&pair.large)?, source(&pair.small)?);
+            // The large one is the default of what is not routed; without --model it is loaded at the start.
+            let (large, small) = (source(&pair.large, &options)?, source(&pair.small, &for_small)?);
             Some(RouteSource { id: ROUTE_NAME.into(), small, large, rules })
         }
     };
@@ -170,6 +180,31 @@ fn allow_many_files() {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_route_takes_models_that_are_named_already() {
+        use clap::Parser;
+
+        let typed = |more: &[&str]| {
+            let route = ["--route", "small=pelton-draft,large=pelton-tiny"];
+            let typed = crate::args::Cli::try_parse_from([&["pelton", "serve"], &route[..], more].concat()).unwrap();
+            let crate::args::Command::Serve(args) = typed.command else { panic!("{:?}", typed.command) };
+            let models = models(&args, &Context::new(crate::environment::Environment::read(), true)).unwrap();
+            let route = models.route.unwrap();
+            let contexts = models.sources.iter().map(|source| source.options.context).collect::<Vec<_>>();
+            let ids: Vec<String> = models.sources.into_iter().map(|source| source.id).collect();
+            ((ids.join(" "), route.small, route.large), contexts)
+        };
+        let expected = |ids: &str, large: &str| (ids.to_string(), "pelton-draft".to_string(), large.to_string());
+        assert_eq!(typed(&[]).0, expected("pelton-tiny pelton-draft", "pelton-tiny"));
+        assert_eq!(typed(&["-m", "big=pelton-tiny"]).0, expected("big pelton-draft", "big"));
+        assert_eq!(typed(&["-m", "pelton-draft"]).0, expected("pelton-draft pelton-tiny", "pelton-tiny"));
+        // The small one takes as much of the context as it has.
+        assert_eq!(
+            (typed(&["-c", "512"]).1, typed(&["-c", "4096"]).1),
+            (vec![Some(512); 2], vec![Some(4096), Some(1024)])
+        );
+    }
 
     #[test]
     fn names_are_split_off() {

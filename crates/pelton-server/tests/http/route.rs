@@ -91,3 +91,59 @@ fn other_dialects_and_routes_know_the_name_too() {
     assert_eq!(site.post("/v1/completions", &json!({ "prompt": "a", "max_tokens": 2 })).ok()["model"], "tiny");
     assert_eq!(site.post("/v1/chat/completions", &json!({ "model": "nobody", "messages": user })).status, 404);
 }
+
+#[test]
+fn both_models_answer_where_memory_holds_only_one() {
+    let pair = |models: &mut pelton_server::ModelOptions, rules: Rules| {
+        models.sources = vec![source("tiny", ModelRef::Embedded), source("draft", ModelRef::EmbeddedDraft)];
+        for source in &mut models.sources {
+            (source.options.max_seqs, source.options.batch_rows) = (1, 16);
+        }
+        models.route = Some(RouteSource { id: "auto".into(), small: "draft".into(), large: "tiny".into(), rules });
+    };
+    let roomy = Site::start(|_, models| pair(models, Rules::default()));
+    let bytes = ["tiny", "draft"].map(|model| {
+        ask(&roomy, Some(model), "x", json!({})).ok();
+        roomy.get(&format!("/v1/models/{model}")).ok()["bytes"].as_u64().unwrap()
+    });
+    drop(roomy);
+    let confidence = Some(Confidence { least_mean_logprob: 0.0, learned_from: 1, model: "draft".into() });
+    let site = Site::start(|_, models| {
+        pair(models, Rules { confidence, ..Rules::default() });
+        // Room for either, not for both: the small one goes before the large one comes, not a minute later.
+        models.memory = Some(bytes[0].max(bytes[1]) + bytes[0].min(bytes[1]) / 2);
+    });
+    let begun = std::time::Instant::now();
+    for (text, why) in [("What is a list?", "was not sure"), ("Why is it slow?", "\"why\""), ("Is it?", "was not sure")]
+    {
+        let (model, said) = answered_by(&ask(&site, None, text, json!({})));
+        assert!(model == "tiny" && said.contains(why), "{model}: {said}");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(50), "nobody waited for a model that he holds himself");
+}
+
+#[test]
+fn what_routing_cost_is_told() {
+    let strict = site(Some(0.0));
+    let reply = ask(&strict, None, "What is a list?", json!({})).ok();
+    let route = &reply["timings"]["route"];
+    assert!(route["handed_over_after_ms"].as_f64().unwrap() > 0.0, "{route}");
+    let lenient = ask(&site(Some(-1e9)), None, "What is a list?", json!({})).ok();
+    assert!(lenient["timings"]["route"].get("handed_over_after_ms").is_none());
+    // Tools that may not be called are not on offer.
+    let tools = json!([{ "type": "function", "function": { "name": "stop" } }]);
+    let none = json!({ "tools": tools, "tool_choice": "none" });
+    assert_eq!(answered_by(&ask(&site(None), None, "What is a list?", none)).0, "draft");
+}
+
+#[test]
+fn a_request_that_no_model_can_read_is_refused_by_the_large_one() {
+    let site = site(None);
+    let twice = json!([{ "type": "function", "function": { "name": "a b" } }]);
+    let reply = ask(&site, None, "What is a list?", json!({ "tools": twice }));
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    let error = reply.json()["error"]["message"].as_str().unwrap().to_string();
+    assert!(error.starts_with("tools[0].name"), "{error}");
+    let empty = site.post("/v1/chat/completions", &json!({ "messages": [] }));
+    assert_eq!(empty.status, 400);
+}

@@ -44,10 +44,22 @@ pub fn learn(samples: &[Sample], wanted: f64) -> Learned {
             learned = Learned { least_mean_logprob: Some(sample.mean_logprob), kept, agreement: mean };
         }
     }
-    if learned.least_mean_logprob.is_none() {
-        learned.agreement = best;
+    match &mut learned.least_mean_logprob {
+        Some(least) => *least = rounded(*least, &sorted),
+        None => learned.agreement = best,
     }
     learned
+}
+
+/// The line with as few digits as tell the samples on it from those below, so that what is written to a file means what
+/// was learned.
+fn rounded(least: f64, sorted: &[Sample]) -> f64 {
+    let below = sorted.iter().map(|s| s.mean_logprob).find(|&mean| mean < least).unwrap_or(f64::NEG_INFINITY);
+    let with_digits = |digits: i32| {
+        let scale = 10f64.powi(digits);
+        (least * scale).floor() / scale
+    };
+    (4..=12).map(with_digits).find(|&line| line > below && line <= least).unwrap_or(least)
 }
 
 #[cfg(test)]
@@ -74,6 +86,18 @@ mod tests {
         assert_eq!((learned.least_mean_logprob, learned.kept, learned.agreement), (None, 0.0, 0.4));
         assert_eq!(learn(&[], 0.5).least_mean_logprob, None);
         assert_eq!(learn(&samples(&[(f64::NAN, 1.0)]), 0.5).least_mean_logprob, None);
+    }
+
+    #[test]
+    fn the_line_is_short_and_lets_nothing_else_stand() {
+        let line = |pairs: &[(f64, f64)]| learn(&samples(pairs), 0.9).least_mean_logprob.unwrap();
+        assert_eq!(line(&[(-0.123_456_7, 1.0), (-0.5, 0.0)]), -0.1235);
+        // The next sample lies between the mean and its four digits.
+        let close = line(&[(-0.123_41, 1.0), (-0.123_44, 0.0)]);
+        assert!(close <= -0.123_41 && close > -0.123_44, "{close}");
+        let twins = line(&[(-0.1, 1.0), (-0.100_000_000_000_000_02, 0.0)]);
+        assert_eq!(twins, -0.1);
+        assert!(line(&[(-1e300, 1.0)]).is_finite());
     }
 
     #[test]

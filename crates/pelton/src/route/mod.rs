@@ -7,8 +7,11 @@
 //! Invariants: a decision depends on the request and the rules alone; every decision says why in words.
 
 mod agreement;
+mod beside;
 mod learn;
 mod rules;
+mod sureness;
+mod words;
 
 use std::fmt;
 
@@ -17,8 +20,10 @@ use serde_json::Value;
 use crate::Error;
 
 pub use agreement::agreement;
+pub use beside::load_both;
 pub use learn::{Learned, Sample, learn};
 pub use rules::{Confidence, Rules};
+pub use sureness::Sureness;
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +52,13 @@ pub struct Decision {
     pub why: String,
 }
 
+impl Decision {
+    /// For what the small model cannot even read: its template refuses the conversation, or it has none.
+    pub fn unreadable(why: impl fmt::Display) -> Decision {
+        Decision { to: Side::Large, why: format!("the small model cannot take it: {why}") }
+    }
+}
+
 /// What rules see of a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Signals<'a> {
@@ -56,7 +68,7 @@ pub struct Signals<'a> {
     pub turns: usize,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// Longest answer that is wanted, in tokens.
+    /// Longest answer that is wanted, in tokens; 0 where nobody has said.
     pub max_tokens: usize,
     /// Whether tools are on offer.
     pub tools: bool,

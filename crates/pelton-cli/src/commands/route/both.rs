@@ -2,53 +2,20 @@
 //!
 //! Invariant: each model answers each question alone, so that its time is what a person would wait.
 
-use pelton::route::{Decision, Pair, Rules, Side, Signals, agreement, question_of};
-use pelton::{Chat, Event, Llm, Model, RequestHandle};
-use serde_json::Value;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use pelton::route::{Decision, Pair, Rules, Side, agreement, question_of};
+use serde_json::{Value, json};
 
 use super::questions;
 use crate::Usage;
 use crate::args::{QuestionArgs, SamplingArgs};
-use crate::commands::answer::build_request;
+use crate::commands::answer::{Said, hold};
+use crate::commands::speaker::{Speaker, decide};
 use crate::input::read_file;
 use crate::progress::Progress;
 use crate::setup::Context;
-
-/// A whole answer, kept back.
-#[derive(Clone, Debug)]
-pub(crate) struct Said {
-    pub(crate) text: String,
-    /// Mean log-probability of its tokens.
-    pub(crate) mean_logprob: f64,
-    pub(crate) seconds: f64,
-    pub(crate) finished: pelton::Finished,
-}
-
-impl Said {
-    /// Waits for an answer's end.
-    pub(crate) fn wait(handle: &RequestHandle) -> anyhow::Result<Said> {
-        let (mut text, mut sum, mut n) = (String::new(), 0.0, 0usize);
-        while let Some(event) = handle.next_event() {
-            match event {
-                Event::Token { text: piece, logprob, .. } => {
-                    text.push_str(&piece);
-                    sum += f64::from(logprob);
-                    n += 1;
-                }
-                Event::Finished(finished) => {
-                    text.push_str(&finished.text);
-                    let mean_logprob = if n == 0 { f64::NEG_INFINITY } else { sum / n as f64 };
-                    let seconds = finished.timing.total.as_secs_f64();
-                    return Ok(Said { text, mean_logprob, seconds, finished });
-                }
-                Event::Refused(refused) => anyhow::bail!("{refused}"),
-                Event::Failed(message) => anyhow::bail!("{message}"),
-                Event::Embedded(_) => anyhow::bail!("a vector came where an answer was expected"),
-            }
-        }
-        anyhow::bail!("the engine stopped before the answer was complete")
-    }
-}
 
 /// A question that both models answered, and where the rules send it.
 pub(super) struct Asked {
@@ -56,13 +23,15 @@ pub(super) struct Asked {
     pub(super) decision: Decision,
     /// Where the small model's answer does not stand, why.
     handed_over: Option<Decision>,
-    pub(super) small: Said,
+    /// The small model's answer, where it has room for the question at all.
+    pub(super) small: Option<Said>,
     pub(super) large: Said,
 }
 
 impl Asked {
-    pub(super) fn agreement(&self) -> f64 {
-        agreement(&self.small.text, &self.large.text)
+    /// How much both say the same, where both said something.
+    pub(super) fn agreement(&self) -> Option<f64> {
+        self.small.as_ref().map(|small| agreement(&small.text, &self.large.text))
     }
 
     /// The small model answers, and its answer stands.
@@ -76,34 +45,14 @@ impl Asked {
     }
 
     pub(super) fn routed_seconds(&self) -> f64 {
-        let small = if self.decision.to == Side::Small { self.small.seconds } else { 0.0 };
-        if self.stands() { small } else { small + self.large.seconds }
+        let small = self.small.as_ref().filter(|_| self.decision.to == Side::Small).map_or(0.0, Said::seconds);
+        if self.stands() { small } else { small + self.large.seconds() }
     }
 }
 
-/// A model that is asked.
-struct Speaker {
-    model: Model,
-    chat: Chat,
-    llm: Llm,
-}
-
-impl Speaker {
-    fn load(name: &str, args: &QuestionArgs, context: &Context) -> anyhow::Result<Speaker> {
-        let model = context.open(Some(name))?;
-        let chat = Chat::new(model.text()?)?;
-        let llm = context.load(&model, &args.engine, 1)?;
-        Ok(Speaker { model, chat, llm })
-    }
-
-    fn ids(&self, messages: &[Value]) -> anyhow::Result<Vec<u32>> {
-        Ok(self.chat.ids(&Value::Array(messages.to_vec()), None)?)
-    }
-
-    fn ask(&self, messages: &[Value], sampling: &SamplingArgs, context: &Context) -> anyhow::Result<Said> {
-        let request = build_request(self.ids(messages)?, sampling, &self.model, &self.llm, context)?;
-        Said::wait(&self.llm.submit(request)?)
-    }
+fn ask(speaker: &Speaker, messages: &[Value], sampling: &SamplingArgs, context: &Context) -> anyhow::Result<Said> {
+    let handle = speaker.llm.submit(speaker.request(messages, sampling, context)?)?;
+    hold(&handle, &AtomicBool::new(false), true)?.context("the answer was interrupted")
 }
 
 /// Asks both models every question of the file.
@@ -116,29 +65,24 @@ pub(super) fn ask_both(
     let file = args.file.display();
     let questions = questions::parse(&read_file(&args.file, context)?, args.limit);
     let questions = questions.map_err(|e| Usage(format!("{file}: {e}")))?;
-    let small = Speaker::load(&pair.small, args, context)?;
-    let large = Speaker::load(&pair.large, args, context)?;
+    let (small, large) = Speaker::load_both(pair, &args.engine, 1, context)?;
     // Where the caller sets no limit, a question's answer may not take for ever.
     let sampling = SamplingArgs { max_tokens: args.sampling.max_tokens.or(Some(128)), ..args.sampling.clone() };
     let bar = Progress::items(context.quiet);
     bar.set(0, questions.len() as u64);
     let mut asked = Vec::with_capacity(questions.len());
-    // The first answer of each model wakes its threads.
-    small.ask(&questions[0], &sampling, context)?;
-    large.ask(&questions[0], &sampling, context)?;
-    for messages in &questions {
-        let (question, turns) = question_of(messages);
-        let decision = rules.decide(&Signals {
-            question: &question,
-            turns,
-            prompt_tokens: small.ids(messages)?.len(),
-            max_tokens: sampling.max_tokens.unwrap_or(0),
-            tools: false,
-            small_context: small.llm.report().memory.context,
-        });
-        let said = small.ask(messages, &sampling, context)?;
-        let handed_over = rules.hand_over(said.mean_logprob);
-        let large = large.ask(messages, &sampling, context)?;
+    // The first answer of each model wakes its threads; a question of the file would be in the prefix cache after it.
+    let hello = [json!({ "role": "user", "content": "Hello." })];
+    ask(&small, &hello, &sampling, context)?;
+    ask(&large, &hello, &sampling, context)?;
+    for (i, messages) in questions.iter().enumerate() {
+        let (question, _) = question_of(messages);
+        let decision = decide(rules, &small, messages, sampling.max_tokens);
+        let has_room = small.ids(messages).is_ok_and(|ids| ids.len() < small.context_len());
+        let of_question = || format!("{file}: question {}", i + 1);
+        let said = has_room.then(|| ask(&small, messages, &sampling, context)).transpose().with_context(of_question)?;
+        let handed_over = said.as_ref().and_then(|said| rules.hand_over(&said.sure));
+        let large = ask(&large, messages, &sampling, context).with_context(of_question)?;
         asked.push(Asked { question, decision, handed_over, small: said, large });
         bar.step();
     }

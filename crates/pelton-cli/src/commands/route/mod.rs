@@ -10,11 +10,11 @@ use serde_json::json;
 
 use crate::Usage;
 use crate::args::{RouteArgs, RouteCommand, RouteEvalArgs, RouteLearnArgs, RouteRulesArgs};
+use crate::commands::answer::Said;
 use crate::commands::bench::output::table;
 use crate::input::read_file;
 use crate::setup::Context;
 use crate::term;
-pub(crate) use both::Said;
 use both::{Asked, ask_both};
 
 pub(crate) fn run(what: &RouteCommand, context: &Context) -> anyhow::Result<()> {
@@ -25,10 +25,24 @@ pub(crate) fn run(what: &RouteCommand, context: &Context) -> anyhow::Result<()> 
     }
 }
 
-/// The pair and the rules that were typed.
+/// The pair and the rules that were typed; says where the rules were learned for another model.
 pub(crate) fn typed(args: &RouteArgs, context: &Context) -> anyhow::Result<Option<(Pair, Rules)>> {
     let Some(route) = &args.route else { return Ok(None) };
-    Ok(Some((Pair::parse(route)?, rules(args.route_rules.as_deref(), context)?)))
+    let (pair, rules) = (Pair::parse(route)?, rules(args.route_rules.as_deref(), context)?);
+    rules.note(&pair.small).iter().for_each(|note| context.note(note));
+    Ok(Some((pair, rules)))
+}
+
+/// The same for a command that runs one model where no route is typed.
+pub(crate) fn typed_without(
+    model: Option<&str>,
+    args: &RouteArgs,
+    context: &Context,
+) -> anyhow::Result<Option<(Pair, Rules)>> {
+    if model.is_some() && args.route.is_some() {
+        return Err(Usage("--model and --route exclude each other: the route names its models".into()).into());
+    }
+    typed(args, context)
 }
 
 /// The rules of a file, or the built-in ones.
@@ -50,9 +64,18 @@ fn learn_line(args: &RouteLearnArgs, context: &Context) -> anyhow::Result<()> {
     let questions = &args.questions;
     let mut rules = rules(questions.route_rules.as_deref(), context)?;
     let pair = Pair::parse(&questions.route)?;
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Usage(format!("--out {}: there is no folder {}", args.out.display(), folder.display())).into());
+    }
     let asked = ask_both(questions, &pair, &rules, context)?;
-    let sample = |a: &Asked| Sample { mean_logprob: a.small.mean_logprob, agreement: a.agreement() };
-    let samples: Vec<Sample> = asked.iter().map(sample).collect();
+    let sample =
+        |a: &Asked| Some(Sample { mean_logprob: a.small.as_ref()?.sure.mean_logprob(), agreement: a.agreement()? });
+    let samples: Vec<Sample> = asked.iter().filter_map(sample).collect();
+    let left_out = asked.len() - samples.len();
+    if left_out > 0 {
+        context.note(&format!("questions left out, since {} has no room for them: {left_out}", pair.small));
+    }
     let Learned { least_mean_logprob, kept, agreement } = learn(&samples, f64::from(args.agreement));
     let Some(least) = least_mean_logprob else {
         let (wanted, of) = (args.agreement, &pair.large);
@@ -62,8 +85,6 @@ fn learn_line(args: &RouteLearnArgs, context: &Context) -> anyhow::Result<()> {
         ))
         .into());
     };
-    // Written with a few digits, downwards: what stood while it was learned stands afterwards.
-    let least = (least * 1e4).floor() / 1e4;
     let model = pair.small.clone();
     rules.confidence = Some(Confidence { least_mean_logprob: least, learned_from: samples.len(), model });
     let file = args.out.display();
@@ -87,23 +108,25 @@ fn learn_line(args: &RouteLearnArgs, context: &Context) -> anyhow::Result<()> {
 fn eval(args: &RouteEvalArgs, context: &Context) -> anyhow::Result<()> {
     let questions = &args.questions;
     let (pair, rules) = (Pair::parse(&questions.route)?, rules(questions.route_rules.as_deref(), context)?);
+    rules.note(&pair.small).iter().for_each(|note| context.note(note));
     let asked = ask_both(questions, &pair, &rules, context)?;
     let n = asked.len();
     let count = |what: fn(&Asked) -> bool| asked.iter().filter(|a| what(a)).count();
     let (small, handed_over) = (count(Asked::stands), count(Asked::is_handed_over));
     let large = n - small - handed_over;
     let mean = |sum: f64, n: usize| if n == 0 { 0.0 } else { sum / n as f64 };
-    let agreement_small = mean(asked.iter().filter(|a| a.stands()).map(Asked::agreement).sum(), small);
-    let agreement = mean(asked.iter().map(|a| if a.stands() { a.agreement() } else { 1.0 }).sum(), n);
-    let seconds_large: f64 = asked.iter().map(|a| a.large.seconds).sum();
+    let agreement_small = mean(asked.iter().filter(|a| a.stands()).filter_map(Asked::agreement).sum(), small);
+    let agreement = mean(asked.iter().map(|a| a.agreement().filter(|_| a.stands()).unwrap_or(1.0)).sum(), n);
+    let seconds_large: f64 = asked.iter().map(|a| a.large.seconds()).sum();
     let seconds_routed: f64 = asked.iter().map(Asked::routed_seconds).sum();
     let saved = 1.0 - seconds_routed / seconds_large.max(1e-9);
     if questions.json {
         let each = |a: &Asked| {
+            let small = a.small.as_ref();
             json!({ "question": a.question, "to": a.decision.to.to_string(), "why": a.decision.why,
-                "handed_over": a.is_handed_over(), "mean_logprob": a.small.mean_logprob, "agreement": a.agreement(),
-                "seconds_small": a.small.seconds, "seconds_large": a.large.seconds,
-                "small": a.small.text, "large": a.large.text })
+                "handed_over": a.is_handed_over(), "mean_logprob": small.map(|s| s.sure.mean_logprob()),
+                "agreement": a.agreement(), "seconds_small": small.map(Said::seconds),
+                "seconds_large": a.large.seconds(), "small": small.map(|s| &s.text), "large": a.large.text })
         };
         let object = json!({ "small": pair.small, "large": pair.large, "questions": n, "to_small": small,
             "to_large": large, "handed_over": handed_over, "share_small": mean(small as f64, n),
