@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use crate::item::Item;
+use crate::writer::Author;
 
 /// Where a text comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -59,6 +60,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) prompt_tokens: usize,
     pub(crate) cached_tokens: usize,
     pub(crate) tokens: usize,
+    pub(crate) author: Option<Author>,
 }
 
 impl<'a> Entry<'a> {
@@ -73,6 +75,7 @@ impl<'a> Entry<'a> {
             prompt_tokens: 0,
             cached_tokens: 0,
             tokens: 0,
+            author: None,
         }
     }
 

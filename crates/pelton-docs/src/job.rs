@@ -15,7 +15,7 @@ use crate::prompt;
 use crate::reply;
 use crate::scan::Scan;
 use crate::skip::{Skip, SkipReason};
-use crate::summary::Summary;
+use crate::summary::{Authored, Summary};
 use crate::write::{JsonLines, Pages, Patch, Sink, Stream, obstacle};
 use crate::writer::{Reply, Request, Writer};
 
@@ -298,6 +298,7 @@ impl<'s> Run<'s, '_> {
             prompt_tokens: reply.prompt_tokens,
             cached_tokens: reply.cached_tokens,
             tokens: reply.tokens,
+            author: reply.author,
             ..Entry::existing(item)
         }
     }
@@ -338,6 +339,10 @@ impl<'s> Run<'s, '_> {
             summary.truncated_code += has(Flag::TruncatedCode);
             summary.truncated_replies += has(Flag::TruncatedReply);
             summary.repetitions_cut += has(Flag::RepetitionCut);
+            if let Some(author) = &entry.author {
+                let (path, name) = (entry.item.path.clone(), entry.item.qualified_name.clone());
+                summary.authored.push(Authored { path, line: entry.item.line_start, name, author: author.clone() });
+            }
         }
     }
 

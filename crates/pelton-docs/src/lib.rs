@@ -44,5 +44,5 @@ pub use language::Language;
 pub use prompt::{Snippet, prompts};
 pub use scan::{MAX_FILE_BYTES, Scan, SourceFile};
 pub use skip::{Skip, SkipReason, count_by_reason};
-pub use summary::Summary;
-pub use writer::{Reply, Request, Writer};
+pub use summary::{Authored, Summary};
+pub use writer::{Author, Reply, Request, Writer};

@@ -3,6 +3,20 @@
 use std::fmt;
 
 use crate::skip::{Skip, count_by_reason};
+use crate::writer::Author;
+
+/// An item that one of several models documented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authored {
+    /// File, relative to the documented path, with `/`.
+    pub path: String,
+    /// Its first line, from 1.
+    pub line: usize,
+    /// Its qualified name.
+    pub name: String,
+    /// Who wrote its entry.
+    pub author: Author,
+}
 
 /// What a run did.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,6 +39,8 @@ pub struct Summary {
     pub truncated_replies: usize,
     /// Entries that fell into a loop, which was cut.
     pub repetitions_cut: usize,
+    /// Who wrote which entry, in the order of the output; empty where the writer has one model.
+    pub authored: Vec<Authored>,
     /// What was left out.
     pub skips: Vec<Skip>,
     /// Tokens of all prompts.

@@ -1,5 +1,7 @@
 //! The seam to the model. Invariant: this crate reaches a model through [`Writer`] alone.
 
+use serde::Serialize;
+
 /// One request to the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -7,6 +9,17 @@ pub struct Request {
     pub prompt: String,
     /// The most tokens of the answer.
     pub max_tokens: usize,
+}
+
+/// Which of several models wrote a reply, and why that one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Author {
+    /// What it is among them: `small` or `large`.
+    pub to: String,
+    /// Its name.
+    pub model: String,
+    /// In words.
+    pub why: String,
 }
 
 /// The model's answer to one request.
@@ -22,6 +35,8 @@ pub struct Reply {
     pub tokens: usize,
     /// The answer reached `max_tokens` before it ended.
     pub truncated: bool,
+    /// Who wrote it, where the writer has several models.
+    pub author: Option<Author>,
 }
 
 /// A model that writes.

@@ -12,6 +12,7 @@
 //! | `source` | string | `model`, or `existing` for a comment that stood in the source |
 //! | `flags` | array of strings | `truncated_code`, `repetition_cut`, `truncated_reply`, `long_cut`, `no_answer`, `failed` |
 //! | `prompt_tokens`, `cached_tokens`, `tokens` | number | prompt, part of it from the prefix cache, generated; 0 for `existing` |
+//! | `author` | object | only where rules chose between two models: `to` (`small` or `large`), `model` (its name) and `why` |
 //! | `error` | string | only with `failed`: what went wrong |
 //!
 //! Invariant: lines are in the order of the scan (by path, then by place in the file), each written as soon as
@@ -27,6 +28,7 @@ use crate::language::Language;
 use crate::scan::{Scan, SourceFile};
 use crate::skip::Skip;
 use crate::summary::Summary;
+use crate::writer::Author;
 
 /// The output.
 pub(crate) struct JsonLines<'w>(pub(crate) Stream<'w>);
@@ -47,6 +49,8 @@ struct Record<'a> {
     prompt_tokens: usize,
     cached_tokens: usize,
     tokens: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    author: Option<&'a Author>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'a str>,
 }
@@ -69,6 +73,7 @@ impl Sink for JsonLines<'_> {
             prompt_tokens: entry.prompt_tokens,
             cached_tokens: entry.cached_tokens,
             tokens: entry.tokens,
+            author: entry.author.as_ref(),
             error: entry.error.as_deref(),
         };
         let mut line = serde_json::to_string(&record).expect("strings and numbers always serialize");

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use pelton_docs::{DocsError, DocsOptions, Format, Progress, Reply, Request, Scan, Source, Writer, run, run_to};
+use pelton_docs::{
+    Author, DocsError, DocsOptions, Format, Progress, Reply, Request, Scan, Source, Writer, run, run_to,
+};
 
 use crate::support::{always, fake, folder, options, output, put};
 
@@ -189,4 +191,46 @@ fn nothing_is_written_through_a_link_of_the_project() {
     let error = run(&pages, &mut always("x"), &mut |_| {}).expect_err("a link is no folder");
     assert!(error.to_string().contains("symbolic link"), "{error}");
     assert!(!elsewhere.path().join("b.rs.md").exists());
+}
+
+/// A writer of two models, of which one wrote what has `sum` in it.
+struct Two;
+
+impl Writer for Two {
+    fn count_tokens(&self, text: &str) -> usize {
+        text.len() / 4
+    }
+
+    fn context_len(&self) -> usize {
+        100_000
+    }
+
+    fn write_all(
+        &mut self,
+        requests: &[Request],
+        done: &mut dyn FnMut(usize, Result<Reply, String>),
+    ) -> Result<(), String> {
+        for (index, request) in requests.iter().enumerate().rev() {
+            let (to, model) = if request.prompt.contains("sum") { ("large", "b") } else { ("small", "a") };
+            let author = Author { to: to.into(), model: model.into(), why: "a \"rule\"".into() };
+            done(index, Ok(Reply { text: "Is.".into(), author: Some(author), ..Reply::default() }));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn entries_of_several_models_name_their_author() {
+    let code = "def one():\n    pass\n\n\ndef sum():\n    pass\n\n\ndef had():\n    \"\"\"Had.\"\"\"\n";
+    let dir = folder(&[("m.py", code)]);
+    let (summary, text) = output(&options(dir.path(), Format::Jsonl), &mut Two);
+    let records: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let author = |to: &str, model: &str| serde_json::json!({ "to": to, "model": model, "why": "a \"rule\"" });
+    assert_eq!((&records[0]["author"], &records[1]["author"]), (&author("small", "a"), &author("large", "b")));
+    assert!(records[2].get("author").is_none(), "nobody wrote what stood there");
+    let told: Vec<_> = summary.authored.iter().map(|a| (a.line, a.name.as_str(), a.author.model.as_str())).collect();
+    assert_eq!(told, [(1, "m.one", "a"), (5, "m.sum", "b")], "in the order of the output");
+    // One model is no choice.
+    let (summary, text) = output(&options(dir.path(), Format::Jsonl), &mut always("Is."));
+    assert!(summary.authored.is_empty() && !text.contains("author"), "{text}");
 }

@@ -40,6 +40,7 @@ impl<F: FnMut(&str) -> Result<String, String>> Writer for Fake<F> {
                 prompt_tokens,
                 cached_tokens: 2,
                 truncated: false,
+                author: None,
             });
             done(index, reply);
         }
