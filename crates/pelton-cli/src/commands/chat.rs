@@ -1,6 +1,9 @@
 //! `pelton chat`: a conversation at the keyboard.
 //!
-//! Invariant: Ctrl-C stops the answer, never the program; what was said stays in the conversation.
+//! Invariant: Ctrl-C stops the answer, never the program; what was said stays in the conversation, whoever of two models
+//! said it.
+
+mod voices;
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -10,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use pelton::{Chat, Finished, Llm, Model};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
@@ -19,14 +21,15 @@ use serde_json::{Value, json};
 
 use crate::Usage;
 use crate::args::ChatArgs;
-use crate::commands::answer::{build_request, figures, stream};
 use crate::input::read_stdin;
 use crate::setup::Context;
 use crate::term;
+use voices::{Asking, Voices};
 
 const HELP: &str = "\
 /help            this list
 /system TEXT     set the system message (without TEXT: show it)
+/route           show which models answer, and by which rules
 /save FILE       write the conversation as JSON
 /reset           forget the conversation
 /quit            leave (also Ctrl-D)
@@ -48,9 +51,7 @@ impl Validator for Lines {
 struct Session<'a> {
     args: &'a ChatArgs,
     context: &'a Context,
-    model: &'a Model,
-    llm: &'a Llm,
-    chat: Chat,
+    voices: Voices,
     system: Option<String>,
     messages: Vec<Value>,
     /// Files that this session wrote and may write again.
@@ -65,12 +66,9 @@ pub(crate) fn run(args: &ChatArgs, context: &Context) -> anyhow::Result<()> {
     if piped.as_ref().is_some_and(|text| text.trim().is_empty()) {
         return Err(Usage("the message on stdin is empty".into()).into());
     }
-    let model = context.open(args.model.model.as_deref())?;
-    let chat = Chat::new(model.text()?)?;
-    let llm = context.load(&model, &args.model.engine, 1)?;
+    let voices = Voices::load(args, context)?;
     let (messages, saved, interrupted) = (Vec::new(), HashSet::new(), Arc::new(AtomicBool::new(false)));
-    let system = args.system.clone();
-    let mut session = Session { args, context, model: &model, llm: &llm, chat, system, messages, saved, interrupted };
+    let mut session = Session { args, context, voices, system: args.system.clone(), messages, saved, interrupted };
     if let Some(text) = piped {
         return session.say(text.trim_end());
     }
@@ -121,6 +119,7 @@ impl Session<'_> {
             "/help" => term::print_line(HELP)?,
             "/reset" => {
                 self.messages.clear();
+                self.voices.forget();
                 term::note("the conversation starts afresh");
             }
             "/system" if rest.is_empty() => {
@@ -131,6 +130,7 @@ impl Session<'_> {
                 self.system = Some(rest.to_string());
                 term::note("the system message holds from the next answer on");
             }
+            "/route" => self.voices.lines().iter().try_for_each(|line| term::print_line(line))?,
             "/save" => self.save(rest),
             _ if command.starts_with('/') && !command[1..].contains('/') => {
                 term::note(&format!("no command {command}; /help lists them"));
@@ -144,7 +144,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    fn conversation(&self) -> Value {
+    fn conversation(&self) -> Vec<Value> {
         let system = self.system.iter().map(|s| json!({ "role": "system", "content": s }));
         system.chain(self.messages.iter().cloned()).collect()
     }
@@ -170,48 +170,34 @@ impl Session<'_> {
         out.write_all(b"\n")
     }
 
-    /// Sends a message and streams the answer. A message that cannot be sent leaves no trace.
+    /// Sends a message and prints the answer as it comes; Ctrl-C ends it early. A message that cannot be sent, or was
+    /// taken back before anything was said, leaves no trace.
     fn say(&mut self, text: &str) -> anyhow::Result<()> {
         self.messages.push(json!({ "role": "user", "content": text }));
-        match self.answer() {
-            Ok((answer, finished)) => {
-                self.messages.push(json!({ "role": "assistant", "content": answer }));
-                if let Some(finished) = finished {
-                    self.context.note(&figures(&finished));
-                }
-                Ok(())
-            }
+        self.interrupted.store(false, Ordering::Relaxed);
+        let conversation = self.conversation();
+        let (sampling, context, interrupted) = (&self.args.sampling, self.context, self.interrupted.as_ref());
+        let turn = self.voices.answer(&conversation, &Asking { sampling, context, interrupted }, &mut term::print_now);
+        let turn = match turn {
+            Ok(turn) => turn,
             Err(e) => {
                 self.messages.pop();
-                Err(e)
+                return Err(e);
             }
+        };
+        if turn.taken_back {
+            self.messages.pop();
+            term::note("[stopped before there was an answer; the message is taken back]");
+            return Ok(());
         }
-    }
-
-    /// Prints the answer to the conversation as it comes; Ctrl-C ends it early, and then it has no figures.
-    fn answer(&self) -> anyhow::Result<(String, Option<Finished>)> {
-        let ids = self.chat.ids(&self.conversation(), None)?;
-        let room = self.llm.report().memory.context;
-        if ids.len() >= room && self.messages.len() > 1 {
-            let tokens = ids.len();
-            let message =
-                format!("the conversation has {tokens} tokens, the context holds {room}; /reset starts afresh");
-            return Err(Usage(message).into());
-        }
-        let request = build_request(ids, &self.args.sampling, self.model, self.llm, self.context)?;
-        self.interrupted.store(false, Ordering::Relaxed);
-        let handle = self.llm.submit(request)?;
-        let mut answer = String::new();
-        let finished = stream(&handle, &self.interrupted, self.context.quiet, &mut |text| {
-            answer.push_str(text);
-            term::print_now(text)
-        })?;
-        if !answer.ends_with('\n') {
+        if !turn.text.ends_with('\n') {
             term::print_line("")?;
         }
-        if finished.is_none() {
+        if turn.stopped {
             term::note("[stopped]");
         }
-        Ok((answer, finished))
+        turn.lines.iter().for_each(|line| self.context.note(line));
+        self.messages.push(json!({ "role": "assistant", "content": turn.text }));
+        Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! A model that takes part in conversations: opened, loaded, with its template. `route` speaks through it.
+//! A model that takes part in conversations: opened, loaded, with its template. `chat`, `docs` and `route` speak through
+//! it.
 
 use pelton::route::{Decision, Rules, Signals, question_of};
 use pelton::{Chat, Llm, Model, Request};
@@ -16,6 +17,19 @@ pub(crate) struct Speaker {
 }
 
 impl Speaker {
+    /// Opens and loads a model for `max_seqs` conversations at once.
+    pub(crate) fn load(
+        name: Option<&str>,
+        args: &EngineArgs,
+        max_seqs: usize,
+        context: &Context,
+    ) -> anyhow::Result<Speaker> {
+        let model = context.open(name)?;
+        let chat = Chat::new(model.text()?)?;
+        let llm = context.load(&model, args, max_seqs)?;
+        Ok(Speaker { model, chat, llm })
+    }
+
     /// The small and the large one, within one budget of memory.
     pub(crate) fn load_both(
         pair: &pelton::route::Pair,
@@ -34,6 +48,11 @@ impl Speaker {
             Speaker { model: small, chat: small_chat, llm: small_llm },
             Speaker { model: large, chat: large_chat, llm: large_llm },
         ))
+    }
+
+    /// Its name, for people.
+    pub(crate) fn name(&self) -> &str {
+        &self.model.name
     }
 
     /// Tokens of the longest sequence, prompt and answer.
