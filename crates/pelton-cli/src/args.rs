@@ -266,6 +266,8 @@ pub(crate) struct DocsArgs {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub route: RouteArgs,
+    #[command(flatten)]
     pub model: ModelArgs,
 }
 

@@ -39,8 +39,14 @@ pub(crate) fn replace(file: &Path, from: &str, to: &str) {
 /// The embedded model with the first of its layers alone and F16 matrices, as `small.gguf` in the sandbox: it has a
 /// tokenizer and rows that every type's blocks divide.
 pub(crate) fn small(sandbox: &Sandbox) -> PathBuf {
+    small_of_context(sandbox, 1024)
+}
+
+/// The same with a context of so many tokens.
+pub(crate) fn small_of_context(sandbox: &Sandbox, context: usize) -> PathBuf {
     use pelton_quantize::{Mix, Plan, Types, write};
     let mut files = Model::open(&ModelRef::Embedded, None).unwrap().files;
+    files.config.max_context = context;
     files.config.n_layers = 1;
     files.config.sliding_window.truncate(1);
     let mut plan = Plan::new(&files, &Types::Mix(Mix::F16), None).unwrap();
