@@ -95,7 +95,7 @@ mod tests {
     fn both_fit_one_budget_or_are_refused_with_what_they_share() {
         let (small, large) = pair();
         let weights = (small.weight_bytes() + large.weight_bytes()) as u64;
-        let budget = weights * 3 / 2;
+        let budget = weights * 6;
         let mut seen = Vec::new();
         let both = load_both((&small, &options(budget)), (&large, &options(budget)), &mut |side, _| seen.push(side));
         let (a, b) = both.unwrap();
