@@ -316,7 +316,7 @@ impl Backend for CudaBackend {
         out.clear();
         out.resize(x.rows() * x.cols(), 0.0);
         let read = self.context.queue.finish(x.buffer().pointer(), bytemuck::cast_slice_mut(out));
-        read.unwrap_or_else(|e| panic!("the GPU stopped; restart Pelton to use it again: {e}"));
+        read.unwrap_or_else(|e| e.end_step());
     }
 
     fn write(&mut self, x: &mut Tensor, values: &[f32]) {

@@ -96,7 +96,7 @@ impl Context {
     /// # Panics
     /// Where there is none: an op has no way to refuse. The step's requests fail with this message.
     pub(crate) fn scratch(&mut self, what: &str, bytes: usize) -> Buffer {
-        self.memory(what, bytes).unwrap_or_else(|e| panic!("{e}"))
+        self.memory(what, bytes).unwrap_or_else(|e| e.end_step())
     }
 
     /// New memory with these bytes.

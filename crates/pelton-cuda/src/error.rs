@@ -69,3 +69,35 @@ pub enum CudaError {
         free: usize,
     },
 }
+
+impl CudaError {
+    /// Ends a step, whose ops have no way to refuse: its requests fail with this message.
+    ///
+    /// # Panics
+    /// Always.
+    pub(crate) fn end_step(self) -> ! {
+        match self {
+            CudaError::OutOfMemory { .. } => panic!("{self}"),
+            other => panic!("the GPU stopped; restart Pelton to use it again: {other}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_words(error: CudaError) -> String {
+        let panic = std::panic::catch_unwind(|| error.end_step()).unwrap_err();
+        *panic.downcast::<String>().unwrap()
+    }
+
+    #[test]
+    fn a_step_ends_with_what_to_do() {
+        let lost = CudaError::Driver { call: "cuMemAlloc", name: "LAUNCH_FAILED".into(), message: String::new() };
+        let words = last_words(lost);
+        assert!(words.contains("the GPU stopped; restart") && words.contains("cuMemAlloc"), "{words}");
+        let full = last_words(CudaError::OutOfMemory { what: "an op".into(), bytes: 7, free: 5 });
+        assert!(full.contains("fewer sequences") && !full.contains("restart"), "{full}");
+    }
+}

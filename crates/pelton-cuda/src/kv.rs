@@ -81,7 +81,7 @@ impl Kv {
         out.resize(self.page_bytes(), 0);
         for (layer, out) in out.chunks_exact_mut(n).enumerate() {
             let from = self.layer(layer) + (page as usize * n) as u64;
-            context.queue.finish(from, out).unwrap_or_else(|e| panic!("{e}"));
+            context.queue.finish(from, out).unwrap_or_else(|e| e.end_step());
         }
     }
 

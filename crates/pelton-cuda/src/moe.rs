@@ -59,7 +59,7 @@ fn part_tables<'a>(context: &mut Context, layers: impl Iterator<Item = &'a Linea
             let biases: Vec<u64> = parts.iter().map(bias).collect();
             let mut upload = |values: &[u64]| {
                 let table = context.upload_new("experts' addresses", bytemuck::cast_slice(values));
-                table.unwrap_or_else(|e| panic!("{e}"))
+                table.unwrap_or_else(|e| e.end_step())
             };
             kinds.push((e, upload(&weights), upload(&biases)));
         }

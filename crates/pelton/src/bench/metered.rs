@@ -407,10 +407,21 @@ mod tests {
         metered.start();
         assert!(suite.outputs(&mut metered) == bare);
         let ledger = metered.stop(Duration::from_secs(1_000_000));
-        let ops = ["linear ", "paged_attention", "rope_store_kv", "moe", "gate", "embed", "add_rms_norm", "on_host"];
+        let ops = ["linear ", "paged_attention", "rope_store_kv", "moe", "gate", "embed", "add_rms_norm", "read"];
         for op in ops {
             assert!(ledger.entries.iter().any(|e| e.op.starts_with(op) && e.calls > 0), "{op}");
         }
+    }
+
+    #[test]
+    fn logits_that_stay_where_they_are_have_their_line_in_the_ledger() {
+        let mut metered = Metered::new(Reference);
+        let mut x = metered.alloc(1, 3);
+        metered.write(&mut x, &[1.0, 2.0, 3.0]);
+        metered.start();
+        assert_eq!(metered.on_host(&mut x, &mut Vec::new()), [1.0, 2.0, 3.0]);
+        let ledger = metered.stop(Duration::from_secs(1));
+        assert!(ledger.entries.iter().any(|e| e.op == "on_host" && e.calls == 1));
     }
 
     #[test]
