@@ -67,19 +67,19 @@ pub(crate) fn decode(d: f16, unit: f32, scales: &[u8], codes: &[i8; 256], out: &
     }
 }
 
-/// What every codebook format has: its constants, the codes and the values of a block, and the way from values to a block.
+/// What every format of levels has: its constants, the codes and the values of a block.
 ///
-/// A module adds where its bits lie: `d`, `scales` and `indices`, and `pack` for the way back.
-macro_rules! grid_format {
-    ($codebook:ident: $bytes:literal bytes, $(#[$of_levels:meta])* levels $levels:expr) => {
+/// A module adds where its bits lie: `d`, `scales` and `indices`.
+macro_rules! level_format {
+    ($bytes:literal bytes, $sub_len:expr, unit $unit:expr, $(#[$of_levels:meta])* levels $levels:expr) => {
         /// Elements in a block.
         pub const BLOCK_LEN: usize = 256;
         /// Bytes of a block.
         pub const BLOCK_BYTES: usize = $bytes;
         /// Elements that share a scale.
-        pub const SUB_LEN: usize = <$codebook as crate::grid_search::Codebook>::SUB_LEN;
+        pub const SUB_LEN: usize = $sub_len;
         /// `value = (d · UNIT) · scale · level`.
-        pub const UNIT: f32 = <$codebook as crate::grid_search::Codebook>::UNIT;
+        pub const UNIT: f32 = $unit;
         $(#[$of_levels])*
         pub const LEVELS: [i8; $levels.len()] = $levels;
 
@@ -87,14 +87,29 @@ macro_rules! grid_format {
         pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
             let mut index = [0; BLOCK_LEN];
             indices(block, &mut index);
-            grid::look_up(&index, &LEVELS, out);
+            crate::grid::look_up(&index, &LEVELS, out);
         }
 
         /// The values of a block.
         pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
             let mut q = [0; BLOCK_LEN];
             codes(block, &mut q);
-            grid::decode(d(block), UNIT, &scales(block), &q, out);
+            crate::grid::decode(d(block), UNIT, &scales(block), &q, out);
+        }
+    };
+}
+pub(crate) use level_format;
+
+/// What every codebook format has: what [`level_format`] gives, and the way from values to a block.
+///
+/// A module adds `pack` for the way back.
+macro_rules! grid_format {
+    ($codebook:ident: $bytes:literal bytes, $(#[$of_levels:meta])* levels $levels:expr) => {
+        crate::grid::level_format! {
+            $bytes bytes, <$codebook as crate::grid_search::Codebook>::SUB_LEN,
+            unit <$codebook as crate::grid_search::Codebook>::UNIT,
+            $(#[$of_levels])*
+            levels $levels
         }
 
         /// Searches for points and scales of least squared error, weighted with `w`; `None` if the scale exceeds f16.

@@ -12,25 +12,26 @@
 
 use half::f16;
 
+use crate::grid::level_format;
 use crate::linear_search::{self, Ternary};
 use crate::rounding::f16_at;
-use crate::{grid, tq2_0};
+use crate::tq2_0;
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 54;
-/// Elements that share a scale: all.
-pub const SUB_LEN: usize = 256;
-/// `value = (d · UNIT) · level`.
-pub const UNIT: f32 = 1.0;
-/// The levels of the digits; index 3 never occurs.
-pub const LEVELS: [i8; 4] = [-1, 0, 1, 2];
+level_format! {
+    54 bytes, 256, unit 1.0,
+    /// The levels of the digits; index 3 never occurs.
+    levels [-1, 0, 1, 2]
+}
 
 /// The scale as stored.
 #[inline]
 pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 52)
+}
+
+/// No scale but that of the block.
+fn scales(_: &[u8; BLOCK_BYTES]) -> [u8; 1] {
+    [1]
 }
 
 /// The indices into [`LEVELS`], in element order.
@@ -47,20 +48,6 @@ pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     digits(&block[..32], 5, 0);
     digits(&block[32..48], 5, 160);
     digits(&block[48..52], 4, 240);
-}
-
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &[1], &q, out);
 }
 
 /// Takes the largest magnitude as the scale and rounds, halves away from zero: exact for weights that are ternary. `None`

@@ -10,21 +10,16 @@
 
 use half::f16;
 
-use crate::grid;
+use crate::grid::level_format;
 use crate::linear_search::{self, Ternary};
 use crate::q2_k::{pack_pairs, unpack_pairs};
 use crate::rounding::{f16_at, first_extreme, inverse_or_zero, round_codes, scale_f16};
 
-/// Elements in a block.
-pub const BLOCK_LEN: usize = 256;
-/// Bytes of a block.
-pub const BLOCK_BYTES: usize = 66;
-/// Elements that share a scale: all.
-pub const SUB_LEN: usize = 256;
-/// `value = (d · UNIT) · level`.
-pub const UNIT: f32 = 1.0;
-/// The levels of the codes; the last is no ternary digit, but two bits can say it.
-pub const LEVELS: [i8; 4] = [-1, 0, 1, 2];
+level_format! {
+    66 bytes, 256, unit 1.0,
+    /// The levels of the codes; the last is no ternary digit, but two bits can say it.
+    levels [-1, 0, 1, 2]
+}
 
 /// The scale as stored.
 #[inline]
@@ -32,23 +27,14 @@ pub fn d(block: &[u8; BLOCK_BYTES]) -> f16 {
     f16_at(block, 64)
 }
 
+/// No scale but that of the block.
+fn scales(_: &[u8; BLOCK_BYTES]) -> [u8; 1] {
+    [1]
+}
+
 /// The indices into [`LEVELS`], in element order.
 pub fn indices(block: &[u8; BLOCK_BYTES], out: &mut [u8; BLOCK_LEN]) {
     unpack_pairs(&block[..64], out);
-}
-
-/// The codes (values of [`LEVELS`]) in element order.
-pub fn codes(block: &[u8; BLOCK_BYTES], out: &mut [i8; BLOCK_LEN]) {
-    let mut index = [0; BLOCK_LEN];
-    indices(block, &mut index);
-    grid::look_up(&index, &LEVELS, out);
-}
-
-/// The values of a block.
-pub fn decode_block(block: &[u8; BLOCK_BYTES], out: &mut [f32; BLOCK_LEN]) {
-    let mut q = [0; BLOCK_LEN];
-    codes(block, &mut q);
-    grid::decode(d(block), UNIT, &[1], &q, out);
 }
 
 /// Takes the largest magnitude as the scale and rounds, halves away from zero: exact for weights that are ternary. `None`
