@@ -631,6 +631,25 @@ mod tests {
     }
 
     #[test]
+    fn the_host_reads_and_changes_a_matrix_in_place_and_its_work_is_shared() {
+        let mut cpu = Cpu::new(CpuOptions { threads: Some(3), ..CpuOptions::default() }).unwrap();
+        let (mut x, mut copy) = (cpu.alloc(2, 3), vec![7.0]);
+        cpu.write(&mut x, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        cpu.on_host(&mut x, &mut copy)[4] = -5.0;
+        assert_eq!((x.data(), &copy[..]), (&[1.0, 2.0, 3.0, 4.0, -5.0, 6.0][..], &[7.0][..]), "nothing is copied");
+        // No task ends before three threads have one each.
+        let barrier = std::sync::Barrier::new(3);
+        cpu.on_threads(3, &|_| {
+            barrier.wait();
+        });
+        let counts: Vec<_> = (0..50).map(|_| std::sync::atomic::AtomicUsize::new(0)).collect();
+        cpu.on_threads(counts.len(), &|i| {
+            counts[i].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert!(counts.iter().all(|n| n.load(std::sync::atomic::Ordering::Relaxed) == 1), "{counts:?}");
+    }
+
+    #[test]
     fn no_threads_or_far_too_many_are_an_error() {
         for (threads, batch_threads) in [(0, None), (1, Some(0)), (1, Some(5000)), (5000, None)] {
             let options = CpuOptions { threads: Some(threads), batch_threads, isa: None };

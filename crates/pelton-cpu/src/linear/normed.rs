@@ -5,7 +5,8 @@
 //! by the number of their contents, which the matrix loses with every change
 //! ([`Tensor::stamp`](crate::tensor::Tensor::stamp)); where the guess was wrong, it quantizes as without.
 //!
-//! Invariant: rows quantized here are bit for bit those of [`LinearScratch::quantize`].
+//! Invariants: rows quantized here are bit for bit those of [`LinearScratch::quantize`]; a matrix is read by the backend that
+//! wrote it, so numbers are one backend's own.
 
 use super::activations::{BlocksTo, LinearScratch};
 use super::kernel::Input;
