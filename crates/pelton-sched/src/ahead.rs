@@ -22,11 +22,14 @@ impl Scheduler {
         self.running.values().copied().filter(|id| self.seqs[id].remaining() == 1)
     }
 
-    /// Whether the next plan may have tokens of prompts: a sequence that runs has some left, or one that waits has a
-    /// place among those that run.
-    pub fn has_prompts(&self) -> bool {
-        let may_enter = self.tenants.n_waiting() > 0 && self.running.len() < self.max_running;
-        may_enter || self.running.values().any(|id| self.seqs[id].remaining() > 1)
+    /// How many tokens of prompts the next plan may have, at least where any: those that sequences that run have left,
+    /// and those of the next one that waits, if there is a place for it. None where this is 0; of prompts in the prefix
+    /// cache fewer than this, of several that wait more.
+    pub fn prompt_tokens(&self) -> usize {
+        let has_place = self.running.len() < self.max_running;
+        let enters = has_place.then(|| self.tenants.first(None)).flatten().map_or(0, |id| self.seqs[&id].remaining());
+        let left = self.running.values().map(|id| self.seqs[id].remaining()).filter(|&n| n > 1).sum::<usize>();
+        (enters + left).min(self.limits.max_batch_rows)
     }
 
     /// The page table of a sequence that waits (it is empty then) or runs.

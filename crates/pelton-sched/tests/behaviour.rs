@@ -519,3 +519,21 @@ fn beside_streams_prompts_come_in_smaller_chunks() {
     sched.cancel(A);
     assert_eq!(spans(&step(&mut sched)), [(B, 3, 16)], "nobody is held up");
 }
+
+#[test]
+fn prompts_of_the_next_plan_are_announced() {
+    let mut sched = scheduler(Limits { n_pages: 32, max_seqs: 2, ..small() });
+    assert_eq!(sched.prompt_tokens(), 0, "nobody is there");
+    add(&mut sched, A, &prompt(1, 5));
+    add(&mut sched, B, &prompt(2, 40));
+    add(&mut sched, C, &prompt(3, 9));
+    assert_eq!(sched.prompt_tokens(), 5, "those of the next to be let in");
+    step(&mut sched);
+    assert_eq!(sched.prompt_tokens(), 16, "29 are left of B's, more than a step has; there is no place for C");
+    step(&mut sched);
+    assert_eq!(sched.prompt_tokens(), 14);
+    step(&mut sched);
+    assert_eq!(sched.prompt_tokens(), 0, "A and B decode");
+    assert!(sched.cancel(A));
+    assert_eq!(sched.prompt_tokens(), 9, "C has a place now");
+}

@@ -17,6 +17,8 @@
 //!
 //! Invariant: no clock here, and no randomness; the same measurements give the same choices.
 
+mod beside;
+
 use super::MAX_DRAFT;
 use super::cost::StepCost;
 
@@ -285,6 +287,8 @@ pub(crate) struct Controller {
     /// Steps since the last look, and seconds that one takes.
     since_look: u32,
     look: f64,
+    /// Share of tokens that come in steps without prompts.
+    apart: f64,
     max_rows: usize,
 }
 
@@ -301,6 +305,7 @@ impl Controller {
             since_plain: 0,
             since_look: 0,
             look: 0.0,
+            apart: 0.5,
             max_rows,
         }
     }
@@ -315,6 +320,11 @@ impl Controller {
             self.bank.seconds += self.trust * self.costs.target.estimate(n).unwrap_or(0.0);
             self.trust = 0.0;
         }
+        self.affords_look(n)
+    }
+
+    /// Whether looking, for `n` sequences, is paid for.
+    fn affords_look(&mut self, n: usize) -> bool {
         self.since_look = self.since_look.saturating_add(1);
         let plain = self.costs.target.estimate(n).unwrap_or(0.0);
         let is_rich = self.bank.seconds >= plain;
@@ -461,6 +471,7 @@ impl Controller {
     pub(crate) fn note_step(&mut self, n: usize, x: usize, tokens: usize, step: f64, drafting: f64) -> Option<f64> {
         let plain = self.costs.target.estimate(n);
         self.costs.target.note(n + x, step);
+        self.note_tokens(tokens, 1.0);
         self.allow(step + drafting);
         if x == 0 && drafting == 0.0 {
             self.since_plain = 0;
@@ -486,6 +497,7 @@ impl Controller {
     /// Takes note of a plain step of `n` sequences none of which may have drafts.
     pub(crate) fn note_others(&mut self, n: usize, seconds: f64) {
         self.costs.target.note(n, seconds);
+        self.note_tokens(n, 1.0);
     }
 
     /// Lets a share of the time that went by be spent on trying.

@@ -95,6 +95,12 @@ impl StepCost {
         found.map_or(0, |index| self.entries[index].seen)
     }
 
+    /// Whether steps of about so many rows are known: a half to twice as many.
+    pub(crate) fn is_known_near(&self, rows: usize) -> bool {
+        let is_near = |e: &Entry| 2 * e.rows >= rows && e.rows <= 2 * rows && e.seen >= StepCost::ENOUGH;
+        self.entries.iter().any(is_near)
+    }
+
     /// Seconds of a step of `rows` rows; `None` before the first measurement.
     pub(crate) fn estimate(&self, rows: usize) -> Option<f64> {
         self.shape_at(rows).map(|shape| shape * self.base)
@@ -148,6 +154,7 @@ mod tests {
             assert!((estimate / real(rows) - 1.0).abs() < 0.05, "{rows}: {estimate}");
         }
         assert_eq!((cost.seen(4), cost.seen(5)), (40, 0));
+        assert_eq!([1, 2, 8, 9, 32, 33].map(|rows| cost.is_known_near(rows)), [true, true, true, true, true, false]);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The controller on machines that do not exist: what steps cost and which drafts are accepted is given, the rest is
 //! the real thing. Against plain decoding of the same tokens, and against the best fixed length.
 
+mod loaded;
+
 use super::acceptance::{Outcomes, Record, survival_of};
 use super::controller::{Controller, Order, Outlook, Pick, Prospect};
 use super::{CLASSES, MAX_DRAFT};

@@ -1,7 +1,7 @@
 //! Between the engine and its drafters: asks, sets drafts, and learns from what became of them.
 //!
-//! Invariant: drafts are proposed only for steps in which nothing but decode rows is expected, so prompts are never
-//! held up by guesses; and what is learned comes from such steps alone.
+//! Invariant: beside prompts only drafts that no model made are run, as few as are worth their rows, so prompts are never
+//! held up by drafting; and what steps cost is learned from those without prompts alone.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -109,26 +109,34 @@ impl<B: Backend> Speculator<B> {
         eos: &[u32],
     ) {
         self.under_way = UnderWay::default();
-        if self.options.forced.is_none() && sched.has_prompts() {
-            return;
-        }
+        let prompts = if self.options.forced.is_some() { 0 } else { sched.prompt_tokens() };
         let is_answer = |id: &SeqId| matches!(sequences.get(id), Some(Sequence { body: Body::Answer(_), .. }));
         let ids: Vec<SeqId> = sched.decoding().filter(is_answer).collect();
         let wants: Vec<bool> = ids.iter().map(|id| sequences[id].request.speculate).collect();
         self.under_way.is_wanted = wants.contains(&true);
-        if !self.under_way.is_wanted || (self.options.forced.is_none() && !self.controller.may_look(ids.len())) {
+        if !self.under_way.is_wanted || !self.may_look(ids.len(), prompts) {
             return;
         }
         let start = Instant::now();
-        self.look(&ids, &wants, sched, sequences, backend, eos);
+        self.look((&ids, &wants), prompts, sched, sequences, backend, eos);
         self.under_way.looking = start.elapsed().as_secs_f64();
     }
 
-    /// Asks drafters what they have, chooses, and sets drafts.
+    /// Whether to look for drafts for `n` sequences beside so many tokens of prompts.
+    fn may_look(&mut self, n: usize, prompts: usize) -> bool {
+        match (self.options.forced, prompts) {
+            (Some(_), _) => true,
+            (None, 0) => self.controller.may_look(n),
+            (None, _) => self.controller.may_look_beside(n, prompts),
+        }
+    }
+
+    /// Asks drafters what they have, chooses, and sets drafts, for the sequences that decode next and whether they want
+    /// any; beside so many tokens of prompts.
     fn look(
         &mut self,
-        ids: &[SeqId],
-        wants: &[bool],
+        (ids, wants): (&[SeqId], &[bool]),
+        prompts: usize,
         sched: &mut Scheduler,
         sequences: &mut HashMap<SeqId, Sequence>,
         backend: &mut B,
@@ -137,7 +145,12 @@ impl<B: Backend> Speculator<B> {
         let n = ids.len();
         let is_asked = |drafter: usize| {
             let survival = || self.records[drafter].survival(&Outcomes::default(), self.options.max_draft);
-            self.options.forced.is_some() || self.controller.is_worth_asking(drafter, survival, n)
+            let has_model = self.controller.costs.drafters[drafter].is_some();
+            match prompts {
+                _ if self.options.forced.is_some() => true,
+                0 => self.controller.is_worth_asking(drafter, survival, n),
+                _ => !has_model,
+            }
         };
         let new = ids.iter().zip(wants).filter(|&(id, &wants)| wants && !self.own.contains_key(id));
         for (&id, _) in new.collect::<Vec<_>>() {
@@ -157,7 +170,10 @@ impl<B: Backend> Speculator<B> {
             None => {
                 let outlooks: Vec<Outlook> =
                     ids.iter().zip(&offers).map(|(&id, offers)| self.outlook(id, offers, sched)).collect();
-                self.controller.choose(&outlooks, self.options.max_draft)
+                match prompts {
+                    0 => self.controller.choose(&outlooks, self.options.max_draft),
+                    _ => self.controller.choose_beside(&outlooks, prompts, self.options.max_draft),
+                }
             }
         };
         if order.picks.iter().all(Option::is_none) {
@@ -291,8 +307,8 @@ impl<B: Backend> Speculator<B> {
         }
     }
 
-    /// Learns from a step that took `seconds`, drafting not among them. Gives, for each row of a step of decode rows
-    /// alone, what a plain step takes and what this one took.
+    /// Learns from a step that took `seconds`, drafting not among them. Gives, for each row that decodes, what the step
+    /// would have taken without drafts and what it took.
     pub(crate) fn learn(&mut self, plan: &Plan, verified: &[Verified], seconds: f64) -> Option<(f64, f64)> {
         let under_way = std::mem::take(&mut self.under_way);
         let start = Instant::now();
@@ -347,15 +363,34 @@ impl<B: Backend> Speculator<B> {
             return None;
         }
         if !is_pure {
-            let prompts = plan.rows.iter().all(|row| row.n_drafts == 0 && row.tokens.len() > 1);
-            let rows = if prompts { plan.n_tokens() } else { 0 };
-            self.controller.note_prompts(rows, seconds);
-            return None;
+            return self.note_mixed(plan, verified, seconds, under_way);
         }
         let n = plan.rows.len();
         let tokens = verified.iter().map(|row| row.n_new).sum();
         let plain = self.controller.note_step(n, plan.n_tokens() - n, tokens, seconds, under_way.seconds)?;
         Some((plain, seconds + under_way.seconds))
+    }
+
+    /// Learns what a step took that did not only decode.
+    fn note_mixed(
+        &mut self,
+        plan: &Plan,
+        verified: &[Verified],
+        seconds: f64,
+        under_way: &UnderWay,
+    ) -> Option<(f64, f64)> {
+        let decoding = plan.rows.iter().filter(|row| row.sample && row.tokens.len() == 1 + row.n_drafts);
+        let (n, x) = decoding.fold((0, 0), |(n, x), row| (n + 1, x + row.n_drafts));
+        let prompts = plan.n_tokens() - n - x;
+        if n == 0 || prompts == 0 || !under_way.is_wanted {
+            let rows = if n == 0 { prompts } else { 0 };
+            self.controller.note_prompts(rows, seconds);
+            return None;
+        }
+        // Rows of prompts give one token each.
+        let accepted = verified.iter().map(|row| row.n_new.saturating_sub(1)).sum();
+        let drafts = self.controller.note_beside(n, prompts, x, accepted);
+        Some(((seconds - drafts).max(0.5 * seconds) + under_way.seconds, seconds + under_way.seconds))
     }
 
     /// Whether any drafter reads hidden states.

@@ -296,11 +296,11 @@ impl Shadow {
             return self.commit(&plan, random);
         }
         let running = self.sched.stats().running;
-        let (decoding, has_prompts) = (self.sched.decoding().count(), self.sched.has_prompts());
+        let (decoding, prompts) = (self.sched.decoding().count(), self.sched.prompt_tokens());
         let plan = self.sched.plan();
         assert!(running == 0 || !plan.is_empty(), "sequences run and the plan is empty");
         assert!(plan.n_tokens() <= self.limits.max_batch_rows, "over budget");
-        assert!(has_prompts || plan.rows.len() <= decoding, "prompts ran that nobody announced");
+        assert!(prompts > 0 || plan.rows.len() <= decoding, "prompts ran that nobody announced");
         let decodes = plan.rows.first().is_some_and(|row| self.decoding.contains(&row.seq));
         self.check_prefill(&plan, decodes);
         let running_now = self.sched.stats().running;
