@@ -79,13 +79,31 @@ impl StepCost {
                 let e = &mut self.entries[index];
                 e.seen = e.seen.saturating_add(1);
                 // The first steps of a kind are slow, if anything: caches are cold.
-                let weight = if known { SHAPE_WEIGHT } else { f64::from(u8::from(shape < e.shape)) };
+                let is_better = e.seen == 1 || shape < e.shape;
+                let weight = if known { SHAPE_WEIGHT } else { f64::from(u8::from(is_better)) };
                 e.shape += (shape - e.shape) * weight;
             }
             Err(index) => self.entries.insert(index, Entry { rows: entry, shape, seen: 1 }),
         }
         if known {
             self.base *= 1.0 + BASE_WEIGHT * (seconds / expected - 1.0);
+        }
+    }
+
+    /// Takes note that a step of `rows` rows would hardly take longer than `seconds`: those of a step with as many rows of
+    /// another kind. It counts until such a step is seen.
+    pub(crate) fn note_like(&mut self, rows: usize, seconds: f64) {
+        if self.entries.is_empty() || !(seconds.is_finite() && seconds > 0.0) {
+            return;
+        }
+        let entry = entry_of(rows);
+        let shape = seconds * entry as f64 / rows.max(1) as f64 / self.base;
+        match self.entries.binary_search_by_key(&entry, |e| e.rows) {
+            Ok(index) if self.entries[index].seen > 0 => {}
+            Ok(index) => self.entries[index].shape = self.entries[index].shape.min(shape),
+            // What is less than the first entry says nothing of what a step takes at least.
+            Err(0) => {}
+            Err(index) => self.entries.insert(index, Entry { rows: entry, shape, seen: 0 }),
         }
     }
 
@@ -155,6 +173,28 @@ mod tests {
         }
         assert_eq!((cost.seen(4), cost.seen(5)), (40, 0));
         assert_eq!([1, 2, 8, 9, 32, 33].map(|rows| cost.is_known_near(rows)), [true, true, true, true, true, false]);
+    }
+
+    #[test]
+    fn rows_of_another_kind_tell_until_there_are_some_of_this() {
+        let mut cost = StepCost::default();
+        cost.note_like(40, 0.1);
+        assert_eq!(cost.estimate(40), None, "they are no measurement");
+        for rows in [2, 2, 2, 2, 4, 4, 4] {
+            cost.note(rows, 0.010 + 0.010 * rows as f64);
+        }
+        let guessed = cost.estimate(20).unwrap();
+        assert!(guessed > 0.2, "ten milliseconds a row: {guessed}");
+        cost.note_like(1, 0.001);
+        cost.note_like(32, 0.075);
+        cost.note_like(32, 0.070);
+        cost.note_like(32, 0.090);
+        assert!((cost.estimate(32).unwrap() - 0.070).abs() < 1e-9 && cost.estimate(20).unwrap() < 0.07);
+        assert_eq!((cost.seen(32), cost.seen(1), cost.is_known_near(32)), (0, 0, false));
+        assert!((cost.estimate(2).unwrap() - 0.030).abs() < 1e-6, "smaller steps are not touched");
+        cost.note(32, 0.080);
+        cost.note_like(32, 0.010);
+        assert!((cost.estimate(32).unwrap() - 0.080).abs() < 1e-3, "one of its own counts alone");
     }
 
     #[test]

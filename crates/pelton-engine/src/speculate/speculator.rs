@@ -1,7 +1,7 @@
 //! Between the engine and its drafters: asks, sets drafts, and learns from what became of them.
 //!
 //! Invariant: beside prompts only drafts that no model made are run, as few as are worth their rows, so prompts are never
-//! held up by drafting; and what steps cost is learned from those without prompts alone.
+//! held up by drafting; and what steps cost is learned from those without prompts, wherever there are any.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -389,7 +389,7 @@ impl<B: Backend> Speculator<B> {
         }
         // Rows of prompts give one token each.
         let accepted = verified.iter().map(|row| row.n_new.saturating_sub(1)).sum();
-        let drafts = self.controller.note_beside(n, prompts, x, accepted);
+        let drafts = self.controller.note_beside(n, prompts, (x, accepted), seconds);
         Some(((seconds - drafts).max(0.5 * seconds) + under_way.seconds, seconds + under_way.seconds))
     }
 

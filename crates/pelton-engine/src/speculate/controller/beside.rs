@@ -78,9 +78,10 @@ impl Controller {
     }
 
     /// Takes note of a step of `n` sequences beside `prompts` tokens of prompts, with `x` drafts of which `accepted` were
-    /// accepted. Gives the seconds that the drafts took of it.
-    pub(crate) fn note_beside(&mut self, n: usize, prompts: usize, x: usize, accepted: usize) -> f64 {
+    /// accepted, that took `seconds`. Gives the seconds that the drafts took of it.
+    pub(crate) fn note_beside(&mut self, n: usize, prompts: usize, (x, accepted): (usize, usize), seconds: f64) -> f64 {
         let prices = self.prices(n, prompts);
+        self.costs.target.note_like(n + prompts + x, seconds);
         self.note_tokens(n, 0.0);
         let Some(Prices { row, token }) = prices else { return 0.0 };
         self.bank.seconds += CREDIT * token * accepted as f64 - row * x as f64;
@@ -153,7 +154,7 @@ mod tests {
     fn where_prompts_never_end_no_draft_pays() {
         let mut controller = controller();
         for _ in 0..400 {
-            controller.note_beside(4, 252, 0, 0);
+            controller.note_beside(4, 252, (0, 0), 0.0356);
         }
         assert!(!controller.may_look_beside(4, 252));
         assert_eq!(controller.choose_beside(&[outlook(&[0.99; 4], &[])], 255, 16).picks, [None]);
@@ -167,16 +168,16 @@ mod tests {
     fn the_account_is_the_same() {
         let mut controller = controller();
         let before = controller.saved();
-        let cost = controller.note_beside(1, 255, 8, 0);
+        let cost = controller.note_beside(1, 255, (8, 0), 0.0364);
         assert!(cost > 0.0008, "eight rows: {cost}");
         let allowed = ALLOWANCE * cost / 8.0;
         assert!((before - controller.saved() - cost + allowed).abs() < 1e-9);
         let before = controller.saved();
-        controller.note_beside(1, 255, 8, 8);
+        controller.note_beside(1, 255, (8, 8), 0.0364);
         assert!(controller.saved() > before + 0.01, "eight tokens that need no step of their own");
         // Nothing in it: nothing is drafted, and nobody looks.
         while controller.saved() > 0.0 {
-            controller.note_beside(1, 255, 64, 0);
+            controller.note_beside(1, 255, (64, 0), 0.042);
         }
         assert!(!controller.may_look_beside(1, 255));
         assert_eq!(controller.choose_beside(&[outlook(&[0.99; 4], &[])], 255, 16).picks, [None]);
@@ -187,6 +188,6 @@ mod tests {
         let mut controller = Controller::new(&[None], 0.5, 64);
         assert!(!controller.may_look_beside(1, 100) && !controller.may_look_beside(0, 100));
         assert_eq!(controller.choose_beside(&[outlook(&[0.9], &[])], 100, 16).picks, [None]);
-        assert_eq!(controller.note_beside(1, 100, 0, 0), 0.0);
+        assert_eq!(controller.note_beside(1, 100, (0, 0), 0.02), 0.0);
     }
 }

@@ -92,7 +92,7 @@ fn run(target: Curve, load: Load, accepts: Accepts, noise: f64, speculates: bool
                 controller.note_step(n, x, n + accepted, seconds, 0.0);
             }
             _ => {
-                controller.note_beside(n, prompts, x, accepted);
+                controller.note_beside(n, prompts, (x, accepted), seconds);
             }
         }
     }
@@ -137,6 +137,9 @@ fn good_drafts_run_beside_prompts_where_steps_without_any_follow() {
     let accepts = |_: usize, _: usize, _: usize, draw: f64| draw < 0.8;
     let (share, out) = speedup(flat, Load { n: 4, answer: 60, prompt: 40 }, accepts, 0.05);
     assert!(share > 1.3 && out.beside > 100, "{share:.2}, {} drafts beside prompts", out.beside);
+    // Eight rows cost twice what four do, sixteen hardly more than eight: steps with prompts tell that before any is tried.
+    let (share, out) = speedup(embedded, Load { n: 4, answer: 60, prompt: 40 }, accepts, 0.05);
+    assert!(share > 1.1 && out.beside > 100, "{share:.2}, {} drafts beside prompts", out.beside);
     // With 16 places and answers of four tokens there is always a prompt: a row that saves a row is not worth it.
     let (_, out) = speedup(steep, Load { n: 16, answer: 4, prompt: 200 }, accepts, 0.05);
     assert!(out.beside < 20, "{} drafts beside prompts, {} in other steps", out.beside, out.apart);
