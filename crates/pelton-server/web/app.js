@@ -239,8 +239,10 @@ function fillAnswer(node, message, isLast) {
     const line = el("div", { class: "figures" });
     const said = [message.figures && figuresLine(message.figures), message.stopped && "stopped"].filter(Boolean).join(" · ");
     if (said) line.append(el("span", {}, said));
-    if (message.content) line.append(copyButton(message.content));
-    if (isLast) line.append(el("button", { type: "button", class: "quiet", id: "again", onclick: regenerate }, message.error ? "Try again" : "Regenerate"));
+    const buttons = el("span", { class: "buttons" });
+    if (message.content) buttons.append(copyButton(message.content));
+    if (isLast) buttons.append(el("button", { type: "button", class: "quiet", id: "again", onclick: regenerate }, message.error ? "Try again" : "Regenerate"));
+    if (buttons.hasChildNodes()) line.append(buttons);
     children.push(line);
   }
   node.replaceChildren(...children);
