@@ -19,6 +19,7 @@
 //! values), and it can fail: the tests of this module break one op after another and expect the suite to notice.
 
 mod attention;
+mod grouped;
 mod invariance;
 mod linear;
 mod plain;
@@ -26,6 +27,7 @@ mod rows;
 
 use crate::{Backend, Batch, BatchBuilder, PAGE_LEN, Reference, Rope, Weight};
 
+pub use grouped::random_groups;
 pub use invariance::batch_invariance;
 use plain::Plain;
 /// The plain implementation, with the rounding that a backend may do: a yardstick for those who probe a backend on data

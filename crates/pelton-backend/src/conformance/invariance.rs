@@ -3,6 +3,7 @@
 use pelton_quant::DType;
 
 use super::attention::{AttentionCase, Sequences};
+use super::grouped;
 use super::linear::{self, MoeCase};
 use super::{Failure, Random, download, upload};
 use crate::{Backend, Gate, Heads, KvType};
@@ -111,10 +112,10 @@ fn linear_layers<B: Backend>(b: &mut B, failures: &mut Vec<Failure>) {
 }
 
 fn experts<B: Backend>(b: &mut B, failures: &mut Vec<Failure>) {
-    for (dtype, seed) in [(DType::F32, 1), (DType::Q4_0, 2)] {
+    for (stored, seed) in [(DType::F32.into(), 1), (DType::Q4_0.into(), 2), (grouped::shuffled()[1], 3)] {
         let (hidden, ffn, gate) = (64, 96, Gate::Silu);
         let (n_experts, top_k, norm_topk) = (6, 3, true);
-        let case = MoeCase { dtype, hidden, ffn, n_experts, top_k, norm_topk, gate, rows: Vec::new(), seed };
+        let case = MoeCase { stored, hidden, ffn, n_experts, top_k, norm_topk, gate, rows: Vec::new(), seed };
         let moe = case.load(b, &mut Random(seed));
         let run = |b: &mut B, x: B::Tensor, n: usize| {
             let mut out = b.alloc(n, hidden);

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use half::f16;
 use pelton_quant::DType;
 
+use super::grouped::{self, Stored};
 use super::{Output, Random, download, upload};
 use crate::{Backend, Expert, Gate, LinearSpec, Moe, Weight};
 
 /// One linear layer on some numbers of rows.
 pub(super) struct LinearCase {
     /// Storage type and rows of each part.
-    parts: Vec<(DType, usize)>,
+    parts: Vec<(Stored, usize)>,
     in_features: usize,
     bias: bool,
     rows: Vec<usize>,
@@ -36,7 +37,7 @@ pub(super) fn cases() -> Vec<LinearCase> {
             let seed = 100 + 10 * i as u64 + out as u64;
             // A single value says nothing: by luck the plain implementation has it exactly.
             let rows = if out == 1 { vec![7, 33] } else { vec![1, 2, 3, 7, 33] };
-            cases.push(LinearCase { parts: vec![(dtype, out)], in_features, bias, rows, seed });
+            cases.push(LinearCase { parts: vec![(dtype.into(), out)], in_features, bias, rows, seed });
         }
     }
     // Parts of unlike types and of sizes that share vectors' worth of outputs between them.
@@ -45,8 +46,17 @@ pub(super) fn cases() -> Vec<LinearCase> {
         vec![(DType::Q4_0, 5), (DType::F32, 16), (DType::BF16, 3), (DType::Q8_0, 17)],
     ];
     for (parts, seed) in mixed.into_iter().zip(900..) {
+        let parts = parts.into_iter().map(|(dtype, rows)| (dtype.into(), rows)).collect();
         cases.push(LinearCase { parts, in_features: 512, bias: true, rows: vec![1, 3, 33], seed });
     }
+    for (stored, seed) in grouped::types().into_iter().zip(2000..) {
+        for (in_features, out, bias) in [(384, 37, true), (1280, 16, false)] {
+            cases.push(LinearCase { parts: vec![(stored, out)], in_features, bias, rows: vec![1, 2, 3, 7, 33], seed });
+        }
+    }
+    // Parts in orders of their own beside one in none.
+    let parts = grouped::shuffled().into_iter().chain([DType::Q4_K.into()]).map(|stored| (stored, 24)).collect();
+    cases.push(LinearCase { parts, in_features: 256, bias: true, rows: vec![1, 3, 33], seed: 2100 });
     cases
 }
 
@@ -80,7 +90,7 @@ impl LinearCase {
     /// The layer, for those who run it on rows of their own.
     pub(super) fn spec(&self, random: &mut Random) -> LinearSpec {
         let cols = self.in_features;
-        let parts: Vec<Weight> = self.parts.iter().map(|&(t, n)| random_weight(t, n, cols, random)).collect();
+        let parts: Vec<Weight> = self.parts.iter().map(|&(stored, n)| stored.weight(n, cols, random)).collect();
         let out: usize = self.parts.iter().map(|p| p.1).sum();
         let bias = if self.bias { random.normals(out) } else { Vec::new() };
         LinearSpec::new("linear", parts, bias).expect("parts that fit")
@@ -104,7 +114,7 @@ impl LinearCase {
 
 /// One mixture-of-experts block.
 pub(super) struct MoeCase {
-    pub dtype: DType,
+    pub stored: Stored,
     pub hidden: usize,
     pub ffn: usize,
     pub n_experts: usize,
@@ -117,24 +127,25 @@ pub(super) struct MoeCase {
 
 impl fmt::Display for MoeCase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let MoeCase { dtype, hidden, ffn, n_experts, top_k, norm_topk, gate, rows, .. } = self;
-        write!(f, "{top_k} of {n_experts} experts {dtype} {hidden} -> {ffn} {gate:?}, normalised {norm_topk}, ")?;
+        let MoeCase { stored, hidden, ffn, n_experts, top_k, norm_topk, gate, rows, .. } = self;
+        write!(f, "{top_k} of {n_experts} experts {stored} {hidden} -> {ffn} {gate:?}, normalised {norm_topk}, ")?;
         write!(f, "rows {rows:?}")
     }
 }
 
 pub(super) fn moe_cases() -> Vec<MoeCase> {
     let rows = || vec![1, 2, 7, 33];
-    let case = |dtype, n_experts, top_k, norm_topk, gate, seed| {
+    let case = |stored: Stored, n_experts, top_k, norm_topk, gate, seed| {
         let (hidden, ffn) = (64, 96);
-        MoeCase { dtype, hidden, ffn, n_experts, top_k, norm_topk, gate, rows: rows(), seed }
+        MoeCase { stored, hidden, ffn, n_experts, top_k, norm_topk, gate, rows: rows(), seed }
     };
     vec![
-        case(DType::F32, 4, 1, false, Gate::Silu, 1001),
-        case(DType::F32, 5, 2, true, Gate::Silu, 1002),
-        case(DType::BF16, 16, 8, false, Gate::GeluTanh, 1003),
-        case(DType::Q8_0, 8, 3, true, Gate::Silu, 1004),
-        case(DType::F32, 3, 3, true, Gate::Silu, 1005),
+        case(DType::F32.into(), 4, 1, false, Gate::Silu, 1001),
+        case(DType::F32.into(), 5, 2, true, Gate::Silu, 1002),
+        case(DType::BF16.into(), 16, 8, false, Gate::GeluTanh, 1003),
+        case(DType::Q8_0.into(), 8, 3, true, Gate::Silu, 1004),
+        case(DType::F32.into(), 3, 3, true, Gate::Silu, 1005),
+        case(grouped::shuffled()[1], 4, 2, true, Gate::Silu, 1006),
     ]
 }
 
@@ -151,9 +162,9 @@ impl MoeCase {
         let router = load(vec![router]);
         let mut experts = Vec::new();
         for _ in 0..self.n_experts {
-            let gate = random_weight(self.dtype, self.ffn, self.hidden, random);
-            let up = random_weight(self.dtype, self.ffn, self.hidden, random);
-            let down = random_weight(self.dtype, self.hidden, self.ffn, random);
+            let gate = self.stored.weight(self.ffn, self.hidden, random);
+            let up = self.stored.weight(self.ffn, self.hidden, random);
+            let down = self.stored.weight(self.hidden, self.ffn, random);
             experts.push(Expert { gate_up: load(vec![gate, up]), down: load(vec![down]) });
         }
         let MoeCase { top_k, norm_topk, ffn, gate, .. } = *self;

@@ -109,6 +109,14 @@ fn norm_row(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     x.iter().zip(weight).map(|(x, w)| x * scale * w).collect()
 }
 
+/// The same of a row whose columns are dealt in another order first: the order that weights store them in.
+fn round_in_order(x: &[f32], order: &[u32], steps: f32) -> Vec<f32> {
+    let dealt: Vec<f32> = order.iter().map(|&j| x[j as usize]).collect();
+    let mut out = vec![0.0; x.len()];
+    order.iter().zip(round_activations(&dealt, steps)).for_each(|(&j, v)| out[j as usize] = v);
+    out
+}
+
 /// Rounds to whole steps of a scale per 256 values, whose largest is `steps` of them (127: int8).
 fn round_activations(x: &[f32], steps: f32) -> Vec<f32> {
     let round = |block: &[f32]| {
@@ -275,11 +283,15 @@ impl Backend for Plain {
         let rounded: Vec<f32> = rows(x).flat_map(|x| round_activations(x, steps)).collect();
         let in_terms = round_to_terms(&x.data);
         let mut col = 0;
+        let mut dealt: Vec<f32> = Vec::new();
         for part in &spec.parts {
             let x = match part.dtype().blocks() {
                 Some(DType::F32) => &x.data,
                 Some(DType::BF16 | DType::F16) => &in_terms,
-                _ => &rounded,
+                _ => part.as_grouped().and_then(|grouped| grouped.order()).map_or(&rounded, |order| {
+                    dealt = rows(x).flat_map(|x| round_in_order(x, order, steps)).collect();
+                    &dealt
+                }),
             };
             for o in 0..part.rows() {
                 part.decode_row(o, &mut weight);
