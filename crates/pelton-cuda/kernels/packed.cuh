@@ -10,11 +10,12 @@
 //   bytes   [2 h][2 p][32 lanes] 16    8-bit codes: word j: columns 16p + 4t..
 //   pairs   [2 h][32 lanes] 8 bytes    two (higher) bits of 2-, 3-, 6-bit codes: word p, byte i, bits 2j
 //   bits    [2 h][32 lanes] 4 bytes    the highest bit of 3- and 5-bit codes: byte i, bit 2j + p
-//   scales  [2 h][8 g][4 or 8]         whole numbers, int8 or (WIDE) int16: one for each 32 or 16 columns
+//   scales  [2 h][8 g][1 to 8]         whole numbers, int8 or (WIDE) int16: one for each STORED columns
 //   minima  the same                   where the format has them
 //   units   [8 g] f32; [8 g] f32 more for minima; narrow formats with minima: [8 g] (f16, f16)
 //
-// A weight is unit * scale * code - unit of minima * minimum. Within a superblock all sums are exact integers:
+// A weight is unit * scale * code - unit of minima * minimum. Where scales and minima have ONE_UNIT, a minimum is its
+// scale times a zero point: a code at its zero point is exactly 0. Within a superblock all sums are exact integers:
 // |scale * code| is at most 2^16, so 256 products with int8 fit 32 bits. The order of additions there is free.
 #pragma once
 #include "prelude.cuh"
@@ -37,10 +38,13 @@ __device__ __forceinline__ uint32_t levels_of(uint32_t s) {
   return __byte_perm(low, high, 0x3210u | (s & 0x8888) >> 1);
 }
 
-template <int BITS_, int SUB_, bool AFFINE_, bool WIDE_, int OFFSET_, class LEVELS_ = NoLevels>
+// SUB: columns that are added up before they are scaled; STORED, a multiple of it: columns that share a scale in memory.
+template <int BITS_, int SUB_, bool AFFINE_, bool WIDE_, int OFFSET_, class LEVELS_ = NoLevels, int STORED_ = SUB_,
+          bool ONE_UNIT_ = false>
 struct Packed {
-  static constexpr int BITS = BITS_, SUB = SUB_, OFFSET = OFFSET_;
-  static constexpr bool AFFINE = AFFINE_, WIDE = WIDE_;
+  static constexpr int BITS = BITS_, SUB = SUB_, OFFSET = OFFSET_, STORED = STORED_;
+  static constexpr bool AFFINE = AFFINE_, WIDE = WIDE_, ONE_UNIT = ONE_UNIT_;
+  static_assert(STORED == SUB || (WIDE && SUB == 32), "scales of more columns are int16");
   using Levels = LEVELS_;
   static constexpr bool HAS_NIBBLES = BITS == 4 || BITS == 5 || BITS == 6, HAS_BYTES = BITS == 8;
   static constexpr bool HAS_PAIRS = BITS == 2 || BITS == 3 || BITS == 6, HAS_BITS = BITS == 3 || BITS == 5;
@@ -48,10 +52,10 @@ struct Packed {
   static constexpr int AT_PAIRS = HAS_NIBBLES ? 1024 : HAS_BYTES ? 2048 : 0;
   static constexpr int AT_BITS = AT_PAIRS + (HAS_PAIRS ? 512 : 0);
   static constexpr int AT_SCALES = AT_BITS + (HAS_BITS ? 256 : 0);
-  static constexpr int SCALES_BYTES = 16 * PER_HALF * (WIDE ? 2 : 1);
+  static constexpr int SCALES_BYTES = 16 * (128 / STORED) * (WIDE ? 2 : 1);
   static constexpr int AT_MINIMA = AT_SCALES + SCALES_BYTES;
   static constexpr int AT_UNITS = AT_MINIMA + (AFFINE ? SCALES_BYTES : 0);
-  static constexpr int BYTES = AT_UNITS + (AFFINE && WIDE ? 64 : 32);
+  static constexpr int BYTES = AT_UNITS + (AFFINE && WIDE && !ONE_UNIT ? 64 : 32);
 };
 
 // The codes of one lane in one half of a superblock.
@@ -97,8 +101,14 @@ template <class F>
 struct Scales {
   int v[F::PER_HALF];
   __device__ __forceinline__ void load(const uint8_t* at, int half, int g) {
-    const int first = (half * 8 + g) * F::PER_HALF;
-    if constexpr (F::WIDE) {
+    const int first = (half * 8 + g) * (128 / F::STORED);
+    if constexpr (F::STORED == 128) {
+      v[0] = v[1] = v[2] = v[3] = reinterpret_cast<const int16_t*>(at)[first];
+    } else if constexpr (F::STORED == 64) {
+      const uint32_t w = *reinterpret_cast<const uint32_t*>(reinterpret_cast<const int16_t*>(at) + first);
+      v[0] = v[1] = (int16_t)w;
+      v[2] = v[3] = (int)w >> 16;
+    } else if constexpr (F::WIDE) {
       const int16_t* p = reinterpret_cast<const int16_t*>(at) + first;
 #pragma unroll
       for (int i = 0; i < F::PER_HALF; i += 4) {
@@ -130,7 +140,7 @@ __device__ __forceinline__ void load_units(const uint8_t* tile, int g, float& un
     unit_of_minima = h2f(b);
   } else {
     unit = reinterpret_cast<const float*>(at)[g];
-    if constexpr (F::AFFINE) unit_of_minima = reinterpret_cast<const float*>(at)[8 + g];
+    if constexpr (F::AFFINE && !F::ONE_UNIT) unit_of_minima = reinterpret_cast<const float*>(at)[8 + g];
   }
 }
 
@@ -145,6 +155,7 @@ struct Rounded {
 // One superblock's part of a row's answer, in the one order in which every kernel adds.
 template <class F>
 __device__ __forceinline__ float add_superblock(float acc, float unit, float unit_of_minima, float x_unit, int sum, int minima) {
+  if constexpr (F::ONE_UNIT) return __fmaf_rn(__fmul_rn(unit, x_unit), __int2float_rn(sum - minima), acc);
   acc = __fmaf_rn(__fmul_rn(unit, x_unit), __int2float_rn(sum), acc);
   if constexpr (F::AFFINE) acc = __fmaf_rn(-__fmul_rn(unit_of_minima, x_unit), __int2float_rn(minima), acc);
   return acc;
@@ -163,7 +174,20 @@ using Q6_K = Packed<6, 16, false, false, 32>;
 using IQ4_NL = Packed<4, 32, false, true, 0, NonLinear>;
 using IQ4_XS = Packed<4, 32, false, false, 0, NonLinear>;
 using MXFP4 = Packed<4, 32, false, true, 0, HalfFloats>;
+// Integers in groups of columns: about the middle of their range, or (Z) with zero points. Groups of 32 and 64 columns about
+// the middle are Q4_0 and Q8_0.
+using INT4_128 = Packed<4, 32, false, true, 8, NoLevels, 128>;
+using INT8_128 = Packed<8, 32, false, true, 0, NoLevels, 128>;
+using INT2Z_128 = Packed<2, 32, true, true, 0, NoLevels, 128, true>;
+using INT3Z_128 = Packed<3, 32, true, true, 0, NoLevels, 128, true>;
+using INT4Z_32 = Packed<4, 32, true, true, 0, NoLevels, 32, true>;
+using INT4Z_64 = Packed<4, 32, true, true, 0, NoLevels, 64, true>;
+using INT4Z_128 = Packed<4, 32, true, true, 0, NoLevels, 128, true>;
+using INT8Z_32 = Packed<8, 32, true, true, 0, NoLevels, 32, true>;
+using INT8Z_128 = Packed<8, 32, true, true, 0, NoLevels, 128, true>;
 
 #define EACH_FORMAT(X) \
   X(q4_0, Q4_0) X(q4_1, Q4_1) X(q5_0, Q5_0) X(q5_1, Q5_1) X(q8_0, Q8_0) X(q2_k, Q2_K) X(q3_k, Q3_K) X(q4_k, Q4_K) \
-  X(q5_k, Q5_K) X(q6_k, Q6_K) X(iq4_nl, IQ4_NL) X(iq4_xs, IQ4_XS) X(mxfp4, MXFP4)
+  X(q5_k, Q5_K) X(q6_k, Q6_K) X(iq4_nl, IQ4_NL) X(iq4_xs, IQ4_XS) X(mxfp4, MXFP4) X(int4_128, INT4_128)                  \
+  X(int8_128, INT8_128) X(int2z_128, INT2Z_128) X(int3z_128, INT3Z_128) X(int4z_32, INT4Z_32) X(int4z_64, INT4Z_64)      \
+  X(int4z_128, INT4Z_128) X(int8z_32, INT8Z_32) X(int8z_128, INT8Z_128)

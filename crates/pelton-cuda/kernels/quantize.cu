@@ -2,19 +2,18 @@
 // Rounds rows to int8: one unit for 256 columns (the largest magnitude over 127, half to even), in the order of
 // packed.cuh, with the sums over 16 columns that formats with minima want. Columns past the end are zeros.
 
-// One warp for each superblock of a row: lane l holds columns 8 l ...
-//   x (rows, cols) f32 -> codes (rows, n_sb, 256), units (rows, n_sb), sums (rows, n_sb, 16)
-extern "C" __global__ void __launch_bounds__(128) quantize_rows(const float* __restrict__ x, int8_t* __restrict__ codes,
-                                                                float* __restrict__ units, int16_t* __restrict__ sums,
-                                                                int cols, int n_sb) {
+// One warp for each superblock of a row: lane l holds columns 8 l ...; with an `order`, column j is the row's order[j].
+//   row (cols) f32 -> row y of codes (rows, n_sb, 256), units (rows, n_sb), sums (rows, n_sb, 16)
+__device__ __forceinline__ void round_row(const float* __restrict__ row, const int* __restrict__ order,
+                                          int8_t* __restrict__ codes, float* __restrict__ units, int16_t* __restrict__ sums,
+                                          int y, int cols, int n_sb) {
   const int lane = threadIdx.x & 31, sb = blockIdx.x * 4 + (threadIdx.x >> 5);
   if (sb >= n_sb) return;
   const int first = sb * 256 + lane * 8;
-  const float* row = x + (size_t)blockIdx.y * cols;
   float v[8], largest = 0.f;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
-    v[i] = first + i < cols ? row[first + i] : 0.f;
+    v[i] = first + i < cols ? row[order ? order[first + i] : first + i] : 0.f;
     largest = fmaxf(largest, fabsf(v[i]));
   }
   const float unit = warp_max(largest) / 127.f;
@@ -28,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(128) quantize_rows(const float* __r
   }
   // Two lanes share 16 columns.
   sum += __shfl_xor_sync(ALL_LANES, sum, 1);
-  const size_t at = (size_t)blockIdx.y * n_sb + sb;
+  const size_t at = (size_t)y * n_sb + sb;
   // Column c = 128 h + 32 j + 16 p + 4 t + i goes to byte 128 h + 32 t + 16 p + 4 j + i.
   const int h = lane >> 4, j = lane >> 2 & 3, p = lane >> 1 & 1, t = 2 * (lane & 1);
   uint32_t* to = reinterpret_cast<uint32_t*>(codes + at * 256) + 32 * h + 4 * p + j;
@@ -37,4 +36,25 @@ extern "C" __global__ void __launch_bounds__(128) quantize_rows(const float* __r
   if (!(lane & 1)) sums[at * 16 + (lane >> 1)] = (int16_t)sum;
   if (lane == 0) units[at] = unit;
 }
+
+extern "C" __global__ void __launch_bounds__(128) quantize_rows(const float* __restrict__ x, int8_t* __restrict__ codes,
+                                                                float* __restrict__ units, int16_t* __restrict__ sums,
+                                                                int cols, int n_sb) {
+  round_row(x + (size_t)blockIdx.y * cols, nullptr, codes, units, sums, blockIdx.y, cols, n_sb);
+}
 KERNEL(quantize_rows)
+
+// For weights whose columns lie in another order than the input's (act-order). Where `orders` are given: row y is slot y of
+// a mixture of experts, made of input row y / share in the order of its expert, orders[picks[y]]; null: as it is.
+extern "C" __global__ void __launch_bounds__(128)
+    quantize_ordered(const float* __restrict__ x, const int* order, const int* const* __restrict__ orders,
+                     const int* __restrict__ picks, int share, int8_t* __restrict__ codes, float* __restrict__ units,
+                     int16_t* __restrict__ sums, int cols, int n_sb) {
+  int from = blockIdx.y;
+  if (orders) {
+    order = orders[picks[blockIdx.y]];
+    from /= share;
+  }
+  round_row(x + (size_t)from * cols, order, codes, units, sums, blockIdx.y, cols, n_sb);
+}
+KERNEL(quantize_ordered)

@@ -15,10 +15,21 @@ use crate::pool::Buffer;
 use crate::queue::{Shape, args};
 use crate::tensor::Tensor;
 
-/// Addresses of one part of all experts: for each layout that occurs, the first expert that has it, weights and biases.
+/// Addresses of one part of all experts, for each layout that occurs.
 #[derive(Debug)]
 struct PartTable {
-    kinds: Vec<(usize, Buffer, Buffer)>,
+    kinds: Vec<KindTable>,
+}
+
+/// Addresses of those that lie alike.
+#[derive(Debug)]
+struct KindTable {
+    /// The first of them.
+    first: usize,
+    weights: Buffer,
+    biases: Buffer,
+    /// Of their columns, where one has another than the input.
+    orders: Option<Buffer>,
 }
 
 /// Addresses of a block's experts.
@@ -61,7 +72,10 @@ fn part_tables<'a>(context: &mut Context, layers: impl Iterator<Item = &'a Linea
                 let table = context.upload_new("experts' addresses", bytemuck::cast_slice(values));
                 table.unwrap_or_else(|e| e.end_step())
             };
-            kinds.push((e, upload(&weights), upload(&biases)));
+            let order = |(part, _): &(&crate::linear::Part, _)| part.order.as_ref().map_or(0, |order| order.pointer());
+            let orders: Vec<u64> = parts.iter().map(order).collect();
+            let orders = orders.iter().any(|&order| order != 0).then(|| upload(&orders));
+            kinds.push(KindTable { first: e, weights: upload(&weights), biases: upload(&biases), orders });
         }
         tables.push(PartTable { kinds });
     }
@@ -116,10 +130,12 @@ impl Slots<'_> {
         out: &Tensor,
     ) {
         let chosen = tables.iter().enumerate().flat_map(|(p, table)| table.kinds.iter().map(move |kind| (p, kind)));
-        let chosen: Vec<_> = chosen.map(|(p, kind)| (&layer(kind.0).parts[p], kind)).collect();
-        let inputs = Inputs::of(context, x, chosen.iter().map(|(part, _)| *part));
-        for (part, (_, weights, biases)) in chosen {
-            let picks = Picks { weights, biases, picks: self.picks, slots: self.n, share };
+        let chosen: Vec<_> = chosen.map(|(p, kind)| (&layer(kind.first).parts[p], kind)).collect();
+        // Where experts have orders, rows are rounded for each slot.
+        let in_order = chosen.iter().filter(|(_, kind)| kind.orders.is_none());
+        let inputs = Inputs::of(context, x, in_order.map(|(part, _)| *part));
+        for (part, KindTable { weights, biases, orders, .. }) in chosen {
+            let picks = Picks { weights, biases, orders: orders.as_ref(), picks: self.picks, slots: self.n, share };
             part.forward_picks(context, &inputs, &picks, out);
         }
     }

@@ -2,5 +2,6 @@
 
 mod conformance;
 mod graphs;
+mod grouped;
 mod memory;
 mod mutants;

@@ -22,6 +22,8 @@ const fn rule(instructions: &'static [&'static str]) -> Rule {
 
 /// Formats whose scales are of 16 columns multiply 16 at a time.
 const SHORT_SCALES: [&str; 3] = ["q2_k", "q3_k", "q6_k"];
+/// Formats whose codes are read 4 or 8 bytes a lane.
+const SHORT_CODES: [&str; 4] = ["q2_k", "q3_k", "int2z", "int3z"];
 const FLOATS: [&str; 3] = ["f32", "f16", "bf16"];
 
 fn rule_of(kernel: &str) -> Rule {
@@ -31,7 +33,7 @@ fn rule_of(kernel: &str) -> Rule {
         "matvec" if is_float => rule(&["FFMA", "LDG.E"]),
         // Its sums of finished classes may wait in local memory: once in 64 columns of each.
         "matmul" if is_float => Rule { instructions: &["FFMA"], may_spill: true },
-        "matvec" | "gated" if kernel.contains("q2_k") || kernel.contains("q3_k") => rule(&["IDP.4A"]),
+        "matvec" | "gated" if SHORT_CODES.iter().any(|s| kernel.contains(s)) => rule(&["IDP.4A"]),
         "matvec" | "gated" => rule(&["IDP.4A", "LDG.E.128"]),
         "matmul" if SHORT_SCALES.iter().any(|s| kernel.contains(s)) => rule(&["IMMA.16816"]),
         "matmul" => rule(&["IMMA.16832", "LDG.E.128"]),

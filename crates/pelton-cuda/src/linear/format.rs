@@ -13,31 +13,40 @@ pub(crate) const SUPERBLOCK: usize = 256;
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = 8;
 /// The largest |scale * code|: 256 products with an int8 stay below 2^31.
-const MAX_WEIGHT: i32 = 65_535;
+pub(super) const MAX_WEIGHT: i32 = 65_535;
 
 /// A layout that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Format {
-    pub(crate) dtype: DType,
+    /// The type of its blocks; none for integers in groups, which `groups.rs` reads.
+    pub(crate) dtype: Option<DType>,
     /// In the names of its kernels.
     pub(crate) name: &'static str,
-    bits: usize,
+    pub(super) bits: usize,
     /// Columns that share a scale.
-    sub: usize,
-    has_minima: bool,
+    pub(super) sub: usize,
+    pub(super) has_minima: bool,
+    /// Minima are in the unit of the scales.
+    pub(super) has_one_unit: bool,
     /// 16-bit scales, 32-bit units.
-    is_wide: bool,
+    pub(super) is_wide: bool,
     /// The codes are indices of levels.
-    has_levels: bool,
+    pub(super) has_levels: bool,
     /// The largest magnitude of a code, less its offset or looked up.
-    max_code: i32,
+    pub(super) max_code: i32,
+}
+
+/// A layout without minima, of narrow scales and plain codes.
+pub(super) const fn plain(dtype: Option<DType>, name: &'static str, bits: usize, sub: usize, max_code: i32) -> Format {
+    let (has_minima, has_one_unit, is_wide, has_levels) = (false, false, false, false);
+    Format { dtype, name, bits, sub, has_minima, has_one_unit, is_wide, has_levels, max_code }
 }
 
 const fn format(dtype: DType, name: &'static str, bits: usize, sub: usize, max_code: i32) -> Format {
-    Format { dtype, name, bits, sub, has_minima: false, is_wide: false, has_levels: false, max_code }
+    plain(Some(dtype), name, bits, sub, max_code)
 }
 
-/// All layouts.
+/// The layouts of blocks.
 pub(crate) const FORMATS: [Format; 13] = [
     Format { is_wide: true, ..format(DType::Q4_0, "q4_0", 4, 32, 8) },
     Format { is_wide: true, has_minima: true, ..format(DType::Q4_1, "q4_1", 4, 32, 15) },
@@ -58,21 +67,21 @@ pub(crate) const FORMATS: [Format; 13] = [
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Superblock {
     /// As stored: not negative, but for 8-bit codes, which are int8.
-    codes: [u8; SUPERBLOCK],
-    /// 8 or 16 of them are used.
-    scales: [i16; 16],
-    minima: [i16; 16],
-    unit: f32,
+    pub(super) codes: [u8; SUPERBLOCK],
+    /// As many are used as the layout has.
+    pub(super) scales: [i16; 16],
+    pub(super) minima: [i16; 16],
+    pub(super) unit: f32,
     unit_of_minima: f32,
 }
 
 impl Superblock {
-    const ZERO: Superblock =
+    pub(super) const ZERO: Superblock =
         Superblock { codes: [0; SUPERBLOCK], scales: [0; 16], minima: [0; 16], unit: 0.0, unit_of_minima: 0.0 };
 }
 
 /// Floats as whole numbers of magnitude up to `most`, in units of the second answer.
-fn whole(values: &[f32], most: i32) -> ([i16; 16], f32) {
+pub(super) fn whole(values: &[f32], most: i32) -> ([i16; 16], f32) {
     let largest = values.iter().fold(0.0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { f32::NAN });
     let unit = largest / most as f32;
     let mut out = [0; 16];
@@ -123,15 +132,61 @@ fn signed(codes: [i8; 32], out: &mut [u8; 32]) {
     *out = codes.map(i8::cast_unsigned);
 }
 
+/// The formats whose block is the superblock.
+fn read_large(dtype: DType, bytes: &[u8]) -> Superblock {
+    let mut sb = Superblock::ZERO;
+    let affine = |sb: &mut Superblock, d: f16, dmin: f16| (sb.unit, sb.unit_of_minima) = (d.to_f32(), dmin.to_f32());
+    match dtype {
+        DType::Q2_K => {
+            let b = block(bytes);
+            q2_k::codes(b, &mut sb.codes);
+            let (scales, minima) = q2_k::scales_mins(b);
+            (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
+            affine(&mut sb, q2_k::d(b), q2_k::dmin(b));
+        }
+        DType::Q3_K => {
+            let b = block(bytes);
+            q3_k::codes(b, &mut sb.codes);
+            (sb.scales, sb.unit) = (widened(&q3_k::scales(b)), q3_k::d(b).to_f32());
+        }
+        DType::Q4_K => {
+            let b = block(bytes);
+            q4_k::codes(b, &mut sb.codes);
+            let (scales, minima) = q4_k::scales_mins(b);
+            (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
+            affine(&mut sb, q4_k::d(b), q4_k::dmin(b));
+        }
+        DType::Q5_K => {
+            let b = block(bytes);
+            q5_k::codes(b, &mut sb.codes);
+            let (scales, minima) = q5_k::scales_mins(b);
+            (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
+            affine(&mut sb, q5_k::d(b), q5_k::dmin(b));
+        }
+        DType::Q6_K => {
+            let b = block(bytes);
+            q6_k::codes(b, &mut sb.codes);
+            (sb.scales, sb.unit) = (widened(&q6_k::scales(b)), q6_k::d(b).to_f32());
+        }
+        DType::IQ4_XS => {
+            let b = block(bytes);
+            iq4_xs::indices(b, &mut sb.codes);
+            (sb.scales, sb.unit) = (widened(&iq4_xs::scales(b)), iq4_xs::d(b).to_f32());
+        }
+        other => panic!("{other} is not in FORMATS"),
+    }
+    sb
+}
+
 impl Format {
     /// The layout of a storage type, where there is one.
     pub(crate) fn of(dtype: DType) -> Option<&'static Format> {
-        FORMATS.iter().find(|f| f.dtype == dtype)
+        FORMATS.iter().find(|f| f.dtype == Some(dtype))
     }
 
     /// Reads a superblock: `bytes` are the blocks of up to 256 columns of one row.
     pub(crate) fn read(&self, bytes: &[u8]) -> Superblock {
-        match self.dtype {
+        match self.dtype.expect("a layout of blocks") {
             DType::Q4_0 => small_blocks(self, bytes, |b, codes| {
                 q4_0::codes(b, codes);
                 (q4_0::scale(b), 0.0)
@@ -162,55 +217,8 @@ impl Format {
                 mxfp4::indices(b, codes);
                 (mxfp4::scale(b), 0.0)
             }),
-            _ => self.read_large(bytes),
+            dtype => read_large(dtype, bytes),
         }
-    }
-
-    /// The formats whose block is the superblock.
-    fn read_large(&self, bytes: &[u8]) -> Superblock {
-        let mut sb = Superblock::ZERO;
-        let affine =
-            |sb: &mut Superblock, d: f16, dmin: f16| (sb.unit, sb.unit_of_minima) = (d.to_f32(), dmin.to_f32());
-        match self.dtype {
-            DType::Q2_K => {
-                let b = block(bytes);
-                q2_k::codes(b, &mut sb.codes);
-                let (scales, minima) = q2_k::scales_mins(b);
-                (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
-                affine(&mut sb, q2_k::d(b), q2_k::dmin(b));
-            }
-            DType::Q3_K => {
-                let b = block(bytes);
-                q3_k::codes(b, &mut sb.codes);
-                (sb.scales, sb.unit) = (widened(&q3_k::scales(b)), q3_k::d(b).to_f32());
-            }
-            DType::Q4_K => {
-                let b = block(bytes);
-                q4_k::codes(b, &mut sb.codes);
-                let (scales, minima) = q4_k::scales_mins(b);
-                (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
-                affine(&mut sb, q4_k::d(b), q4_k::dmin(b));
-            }
-            DType::Q5_K => {
-                let b = block(bytes);
-                q5_k::codes(b, &mut sb.codes);
-                let (scales, minima) = q5_k::scales_mins(b);
-                (sb.scales, sb.minima) = (widened(&scales), widened(&minima));
-                affine(&mut sb, q5_k::d(b), q5_k::dmin(b));
-            }
-            DType::Q6_K => {
-                let b = block(bytes);
-                q6_k::codes(b, &mut sb.codes);
-                (sb.scales, sb.unit) = (widened(&q6_k::scales(b)), q6_k::d(b).to_f32());
-            }
-            DType::IQ4_XS => {
-                let b = block(bytes);
-                iq4_xs::indices(b, &mut sb.codes);
-                (sb.scales, sb.unit) = (widened(&iq4_xs::scales(b)), iq4_xs::d(b).to_f32());
-            }
-            other => panic!("{other} is not in FORMATS"),
-        }
-        sb
     }
 
     fn has_nibbles(&self) -> bool {
@@ -258,7 +266,7 @@ impl Format {
 
     /// Bytes of a tile.
     pub(crate) fn tile_bytes(&self) -> usize {
-        self.at_units() + if self.has_minima && self.is_wide { 64 } else { 32 }
+        self.at_units() + if self.has_minima && self.is_wide && !self.has_one_unit { 64 } else { 32 }
     }
 
     /// Puts a superblock into row `g` of a tile of zeros.
@@ -285,7 +293,7 @@ impl Format {
             return;
         }
         tile[at..at + 4].copy_from_slice(&sb.unit.to_le_bytes());
-        if self.has_minima {
+        if self.has_minima && !self.has_one_unit {
             tile[at + 32..at + 36].copy_from_slice(&sb.unit_of_minima.to_le_bytes());
         }
     }
@@ -312,16 +320,18 @@ impl Format {
 
 #[cfg(test)]
 mod tests {
+    use super::super::groups;
     use super::*;
 
     #[test]
     fn tiles_are_hardly_longer_than_the_file() {
         for f in FORMATS {
-            let rows = TILE_ROWS * SUPERBLOCK / f.dtype.block_len() * f.dtype.block_bytes();
+            let dtype = f.dtype.unwrap();
+            let rows = TILE_ROWS * SUPERBLOCK / dtype.block_len() * dtype.block_bytes();
             let share = f.tile_bytes() as f64 / rows as f64;
             assert!(f.tile_bytes().is_multiple_of(16), "{}: {}", f.name, f.tile_bytes());
             // Scales of 4 bits become bytes, those of MXFP4 16 bits.
-            let most = match f.dtype {
+            let most = match dtype {
                 DType::Q2_K => 1.2,
                 DType::MXFP4 => 1.09,
                 _ => 1.06,
@@ -332,7 +342,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_tile_belongs_to_one_code() {
-        for f in FORMATS {
+        for f in FORMATS.iter().chain(groups::ALL) {
             let mut seen = vec![0u8; f.tile_bytes()];
             let largest = if f.bits == 8 { 0xff } else { (1u8 << f.bits) - 1 };
             for g in 0..TILE_ROWS {

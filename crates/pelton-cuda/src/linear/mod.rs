@@ -4,12 +4,15 @@
 //! that which of them runs, and with how many rows, changes no bit.
 
 mod format;
+mod groups;
+mod order;
 mod pack;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
-use pelton_quant::{DType, WeightType};
+use pelton_quant::{CodeBook, DType, GroupedType, WeightType};
 
 pub(crate) use format::{SUPERBLOCK, TILE_ROWS};
 
@@ -20,6 +23,7 @@ use crate::pool::Buffer;
 use crate::queue::{Function, Shape, args};
 use crate::tensor::Tensor;
 use format::Format;
+use order::{Order, is_same};
 
 /// A packed linear layer.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub(crate) struct Part {
     /// Where its columns of the answer begin.
     pub(crate) column: usize,
     pub(crate) kind: Kind,
+    /// Of its columns, where it is not that of the input.
+    pub(crate) order: Option<Arc<Order>>,
     pub(crate) weights: Buffer,
 }
 
@@ -94,6 +100,8 @@ pub(crate) struct Picks<'a> {
     pub(crate) weights: &'a Buffer,
     /// `(n_experts,)` addresses of their biases, or 0.
     pub(crate) biases: &'a Buffer,
+    /// `(n_experts,)` addresses of the orders of their columns, or 0; `None` where none has one.
+    pub(crate) orders: Option<&'a Buffer>,
     /// `(slots,)`
     pub(crate) picks: &'a Buffer,
     pub(crate) slots: usize,
@@ -125,9 +133,17 @@ impl FloatKernels {
     }
 }
 
+/// The tiles of a matrix of this type; `None` where it is rows of floats.
+fn layout_of(dtype: WeightType, cols: usize) -> Option<&'static Format> {
+    match dtype {
+        WeightType::Blocks(dtype) => Format::of(dtype),
+        WeightType::Grouped(kind) => groups::format_of(kind, cols),
+    }
+}
+
 /// Bytes that a matrix of this type takes on a card: tiles, or padded rows of floats (f16 for types that are decoded).
 pub fn packed_bytes(dtype: WeightType, rows: usize, cols: usize) -> usize {
-    let tiled = dtype.blocks().and_then(Format::of);
+    let tiled = layout_of(dtype, cols);
     let bytes = |rows: usize, units: usize, each: usize| rows.saturating_mul(units).saturating_mul(each);
     match tiled {
         Some(format) => bytes(rows.div_ceil(TILE_ROWS), cols.div_ceil(SUPERBLOCK), format.tile_bytes()),
@@ -136,6 +152,10 @@ pub fn packed_bytes(dtype: WeightType, rows: usize, cols: usize) -> usize {
             bytes(rows, cols.div_ceil(CHUNK).saturating_mul(CHUNK), element)
         }
     }
+}
+
+fn is_integer(dtype: WeightType) -> bool {
+    matches!(dtype, WeightType::Grouped(GroupedType { book: CodeBook::Int { .. }, .. }))
 }
 
 fn failed(weight: &Weight, error: CudaError) -> BackendError {
@@ -149,10 +169,11 @@ impl Linear {
     /// Packs a layer and sends it to the device.
     pub(crate) fn load(context: &mut Context, spec: &LinearSpec) -> Result<Linear, BackendError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let mut parts = Vec::with_capacity(spec.parts.len());
+        let mut parts: Vec<Part> = Vec::with_capacity(spec.parts.len());
         let mut column = 0;
         for weight in &spec.parts {
-            parts.push(Part::load(context, weight, column)?);
+            let orders: Vec<_> = parts.iter().map(|part| part.order.clone()).collect();
+            parts.push(Part::load(context, weight, column, &orders)?);
             column += weight.rows();
         }
         let bias = match spec.bias.is_empty() {
@@ -188,11 +209,11 @@ impl Linear {
         let [a, b] = self.parts.as_slice() else { return false };
         let (Kind::Packed(_, kernels), true) = (a.kind, a.kind == b.kind) else { return false };
         let ffn = out.cols();
-        if x.rows() != 1 || a.rows != ffn || b.rows != ffn {
+        if x.rows() != 1 || a.rows != ffn || b.rows != ffn || !is_same(a.order.as_ref(), b.order.as_ref()) {
             return false;
         }
         assert_eq!(x.cols(), self.in_features);
-        let rounded = context.round(x);
+        let rounded = context.round(x, a.order.as_ref());
         let shape = Shape::new(ffn.div_ceil(TILE_ROWS), 1, 1, 128);
         let n_sb = self.in_features.div_ceil(SUPERBLOCK);
         let (codes, units, sums) = (&rounded.codes, &rounded.units, &rounded.sums);
@@ -223,7 +244,8 @@ pub(crate) fn gate_kind(gate: Gate) -> i32 {
 
 /// The rows of activations in the forms that some parts want.
 pub(crate) struct Inputs<'a> {
-    rounded: Option<Rounded>,
+    /// In each order that a part has.
+    rounded: Vec<(Option<Arc<Order>>, Rounded)>,
     padded: Option<Buffer>,
     x: &'a Tensor,
 }
@@ -235,13 +257,19 @@ impl<'a> Inputs<'a> {
         mut parts: impl Iterator<Item = &'p Part> + Clone,
     ) -> Inputs<'a> {
         let is_packed = |p: &Part| matches!(p.kind, Kind::Packed(..));
-        let rounded = parts.clone().any(is_packed).then(|| context.round(x));
+        let mut rounded: Vec<(Option<Arc<Order>>, Rounded)> = Vec::new();
+        for part in parts.clone().filter(|p| is_packed(p)) {
+            if !rounded.iter().any(|(order, _)| is_same(order.as_ref(), part.order.as_ref())) {
+                rounded.push((part.order.clone(), context.round(x, part.order.as_ref())));
+            }
+        }
         let floats = parts.any(|p| !is_packed(p)) && !x.cols().is_multiple_of(CHUNK);
         Inputs { rounded, padded: floats.then(|| context.pad(x, CHUNK)), x }
     }
 
-    fn rounded(&self) -> &Rounded {
-        self.rounded.as_ref().expect("a packed part was announced")
+    fn rounded(&self, part: &Part) -> &Rounded {
+        let of_part = self.rounded.iter().find(|(order, _)| is_same(order.as_ref(), part.order.as_ref()));
+        &of_part.expect("a packed part was announced").1
     }
 
     fn floats(&self) -> &Buffer {
@@ -250,8 +278,14 @@ impl<'a> Inputs<'a> {
 }
 
 impl Part {
-    fn load(context: &mut Context, weight: &Weight, column: usize) -> Result<Part, BackendError> {
-        let (packed, is_loaded) = match weight.dtype().blocks().and_then(Format::of) {
+    /// `orders` are those of the layer's parts before it.
+    fn load(
+        context: &mut Context,
+        weight: &Weight,
+        column: usize,
+        orders: &[Option<Arc<Order>>],
+    ) -> Result<Part, BackendError> {
+        let (packed, is_loaded) = match layout_of(weight.dtype(), weight.cols()) {
             Some(format) => (
                 pack::tiles(format, weight),
                 PackedKernels::load(&mut context.kernels, format).map(|k| Kind::Packed(format, k)),
@@ -263,7 +297,13 @@ impl Part {
         };
         let kind = is_loaded.map_err(|e| failed(weight, e))?;
         let weights = context.upload_new(weight.name(), &packed).map_err(|e| failed(weight, e))?;
-        Ok(Part { name: weight.name().to_string(), dtype: weight.dtype(), rows: weight.rows(), column, kind, weights })
+        // Decoded weights lie in the order of the input.
+        let order = match kind {
+            Kind::Packed(..) => Order::of(context, weight, orders).map_err(|e| failed(weight, e))?,
+            Kind::Floats(..) => None,
+        };
+        let (name, dtype, rows) = (weight.name().to_string(), weight.dtype(), weight.rows());
+        Ok(Part { name, dtype, rows, column, kind, order, weights })
     }
 
     fn kernel_name(&self) -> &'static str {
@@ -271,6 +311,9 @@ impl Part {
             Kind::Packed(..) => "cuda int8 (dp4a, mma)",
             Kind::Floats(..) if self.dtype.is_float() => "cuda f32",
             Kind::Floats(Floats::F32, _) => "cuda f32, decoded to f32",
+            Kind::Floats(..) if is_integer(self.dtype) => {
+                "cuda f32, decoded to f16: groups or zero points without a layout"
+            }
             Kind::Floats(..) => "cuda f32, decoded to f16",
         }
     }
@@ -280,7 +323,7 @@ impl Part {
         match self.kind {
             Kind::Packed(_, kernels) => {
                 let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
-                let Rounded { codes, units, sums } = inputs.rounded();
+                let Rounded { codes, units, sums } = inputs.rounded(self);
                 if rows <= 4 {
                     let (function, group) = match rows {
                         1 => (kernels.matvec[0], 1),
@@ -353,7 +396,10 @@ impl Part {
         match self.kind {
             Kind::Packed(_, kernels) => {
                 let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
-                let Rounded { codes, units, sums } = inputs.rounded();
+                // Of experts with orders of their own, each slot has a row.
+                let own = picks.orders.map(|orders| context.round_slots(inputs.x, orders, picks));
+                let share = if own.is_some() { 1 } else { share };
+                let Rounded { codes, units, sums } = own.as_ref().unwrap_or_else(|| inputs.rounded(self));
                 let args = args![
                     0u64,
                     weights,
@@ -384,18 +430,6 @@ impl Part {
 }
 
 impl Context {
-    /// Rows as int8.
-    fn round(&mut self, x: &Tensor) -> Rounded {
-        let (rows, cols) = (x.rows(), x.cols());
-        let n_sb = cols.div_ceil(SUPERBLOCK);
-        let codes = self.scratch("rounded activations", rows * n_sb * SUPERBLOCK);
-        let units = self.scratch("units of activations", rows * n_sb * 4);
-        let sums = self.scratch("sums of activations", rows * n_sb * 32);
-        let shape = Shape::new(n_sb.div_ceil(4), rows, 1, 128);
-        self.queue.launch(self.ops.quantize_rows, shape, args![x.buffer(), &codes, &units, &sums, cols, n_sb]);
-        Rounded { codes, units, sums }
-    }
-
     /// Rows with zeros up to a multiple of `chunk` columns.
     fn pad(&mut self, x: &Tensor, chunk: usize) -> Buffer {
         let (rows, cols, stride) = (x.rows(), x.cols(), x.cols().next_multiple_of(chunk));

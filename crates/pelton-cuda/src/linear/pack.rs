@@ -8,7 +8,7 @@ use super::Floats;
 use super::format::{Format, SUPERBLOCK, TILE_ROWS};
 
 /// Runs `work` on consecutive pieces of `out`, `piece` bytes each (the last may be shorter), on several threads.
-fn in_parallel(out: &mut [u8], piece: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
+pub(super) fn in_parallel(out: &mut [u8], piece: usize, work: impl Fn(usize, &mut [u8]) + Sync) {
     let n = out.len().div_ceil(piece);
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(n).min(32);
     // Small matrices are not worth a thread.
@@ -26,9 +26,13 @@ fn in_parallel(out: &mut [u8], piece: usize, work: impl Fn(usize, &mut [u8]) + S
 
 /// A matrix as tiles, row blocks first.
 pub(super) fn tiles(format: &Format, weight: &Weight) -> Vec<u8> {
+    if let Some(grouped) = weight.as_grouped() {
+        return super::groups::tiles(format, grouped);
+    }
+    let dtype = format.dtype.expect("a layout of blocks");
     let n_sb = weight.cols().div_ceil(SUPERBLOCK);
     let (tile_bytes, row_bytes) = (format.tile_bytes(), weight.row_bytes());
-    let sb_bytes = SUPERBLOCK / format.dtype.block_len() * format.dtype.block_bytes();
+    let sb_bytes = SUPERBLOCK / dtype.block_len() * dtype.block_bytes();
     let mut out = vec![0; weight.rows().div_ceil(TILE_ROWS) * n_sb * tile_bytes];
     in_parallel(&mut out, n_sb * tile_bytes, |block, out| {
         let first = block * TILE_ROWS;

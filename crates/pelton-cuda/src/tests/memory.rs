@@ -1,7 +1,8 @@
 //! What plans rely on: the bytes that a matrix will take, the seconds that memory takes.
 
+use pelton_backend::conformance::random_groups;
 use pelton_backend::{Backend, LinearSpec};
-use pelton_quant::DType;
+use pelton_quant::{CodeBook, DType, GroupedType, ZeroPoint};
 
 use super::mutants::weight;
 use crate::{CudaBackend, CudaOptions, packed_bytes, sim};
@@ -19,6 +20,16 @@ fn a_matrix_takes_the_bytes_that_were_announced() {
             let linear = cuda.load_linear(&spec).unwrap();
             let bytes = cuda.placement(&linear)[0].bytes;
             assert_eq!(packed_bytes(dtype.into(), rows, cols), bytes, "{dtype} {rows} x {cols}");
+        }
+    }
+    for (bits, group, is_shuffled) in
+        [(4, Some(128), false), (4, Some(32), true), (8, None, false), (2, Some(16), false)]
+    {
+        for zero in [ZeroPoint::At(1 << (bits - 1)), ZeroPoint::PerGroup] {
+            let kind = GroupedType { book: CodeBook::Int { bits }, group, zero };
+            let weight = random_groups(kind, 21, 640, is_shuffled, 5);
+            let linear = cuda.load_linear(&LinearSpec::new("layer", vec![weight], Vec::new()).unwrap()).unwrap();
+            assert_eq!(packed_bytes(kind.into(), 21, 640), cuda.placement(&linear)[0].bytes, "{kind}");
         }
     }
     assert_eq!(packed_bytes(DType::Q4_K.into(), usize::MAX, usize::MAX), usize::MAX);

@@ -5,11 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
+use pelton_backend::conformance::random_groups;
 use pelton_backend::{
     Attention, Backend, Batch, BatchBuilder, Expert, Gate, Heads, KvLayout, KvType, LinearSpec, Moe, Reference, Rope,
     Weight,
 };
-use pelton_quant::DType;
+use pelton_quant::{CodeBook, DType, GroupedType, ZeroPoint};
 
 use crate::sim::{self, Build, Simulator};
 use crate::{CudaBackend, CudaOptions};
@@ -83,12 +84,36 @@ fn linears<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
     outputs
 }
 
+/// Integers in groups of columns, some in orders of their own.
+fn groups<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
+    let (out_features, cols) = (21, 640);
+    let kind = |bits, group, zero| GroupedType { book: CodeBook::Int { bits }, group: Some(group), zero };
+    let (middle, own) = (ZeroPoint::At(8), ZeroPoint::PerGroup);
+    let mut outputs = Vec::new();
+    for (seed, kind) in (60..).zip([kind(4, 128, middle), kind(4, 64, own), kind(8, 128, own), kind(3, 128, own)]) {
+        let weight = random_groups(kind, out_features, cols, seed > 61, seed);
+        let layer = b.load_linear(&LinearSpec::new("layer", vec![weight], Vec::new()).unwrap()).unwrap();
+        for rows in [1, 3, 11] {
+            let x = upload(b, rows, cols, &numbers(rows * cols, seed + rows as u64));
+            let mut out = b.alloc(rows, out_features);
+            b.linear(&x, &layer, &mut out);
+            outputs.push(read(b, &out));
+        }
+    }
+    outputs.extend(experts_of(b, |rows, cols, seed| random_groups(kind(4, 32, own), rows, cols, true, seed)));
+    outputs
+}
+
 fn experts<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
+    experts_of(b, |rows, cols, seed| weight(DType::Q8_0, rows, cols, seed))
+}
+
+fn experts_of<B: Backend>(b: &mut B, weights: impl Fn(usize, usize, u64) -> Weight) -> Vec<Vec<f32>> {
     let (hidden, ffn, n, rows) = (64, 32, 5, 3);
     let mut load = |parts| b.load_linear(&LinearSpec::new("moe", parts, Vec::new()).unwrap()).unwrap();
     let router = load(vec![weight(DType::F32, n, hidden, 50)]);
     let expert = |e: u64| {
-        let part = |rows, cols, seed| weight(DType::Q8_0, rows, cols, 100 * e + seed);
+        let part = |rows, cols, seed| weights(rows, cols, 100 * e + seed);
         Expert {
             gate_up: load(vec![part(ffn, hidden, 1), part(ffn, hidden, 2)]),
             down: load(vec![part(hidden, ffn, 3)]),
@@ -145,6 +170,7 @@ fn error(got: &[f32], truth: &[f32]) -> f64 {
 enum Ops {
     Norms,
     Linears,
+    Groups,
     Experts,
     Attention,
 }
@@ -153,6 +179,7 @@ fn outputs<B: Backend>(b: &mut B, ops: Ops) -> Vec<Vec<f32>> {
     match ops {
         Ops::Norms => norms(b),
         Ops::Linears => linears(b),
+        Ops::Groups => groups(b),
         Ops::Experts => experts(b),
         Ops::Attention => attention(b),
     }
@@ -185,7 +212,7 @@ fn without_a_mistake_every_order_of_lanes_is_right() {
         changes: &[("sim.h", "// What it cannot show:", "// (Mutants) what it cannot show:")],
         ..Build::default()
     });
-    for ops in [Ops::Norms, Ops::Linears, Ops::Experts, Ops::Attention] {
+    for ops in [Ops::Norms, Ops::Linears, Ops::Groups, Ops::Experts, Ops::Attention] {
         for seed in [0, 1, 2, 3] {
             let error = largest_error(&library, ops, seed);
             assert!(error < TOLERANCE, "{ops:?}, seed {seed}: {error}");
@@ -224,6 +251,18 @@ mutants! {
         "words[j] >> (4 * p) & 0x0f0f0f0fu" => "words[j] >> (4 * (1 - p)) & 0x0f0f0f0fu";
     a_wrong_shift_of_a_scale: Ops::Linears, "packed.cuh",
         "v[i + 1] = (int8_t)(w >> 8);" => "v[i + 1] = (int8_t)(w >> 4);";
+    a_scale_of_the_other_half: Ops::Groups, "packed.cuh",
+        "v[2] = v[3] = (int)w >> 16;" => "v[2] = v[3] = (int16_t)w;";
+    one_scale_for_both_halves: Ops::Groups, "packed.cuh",
+        "reinterpret_cast<const int16_t*>(at)[first];" => "reinterpret_cast<const int16_t*>(at)[g];";
+    zero_points_that_are_not_taken_off: Ops::Groups, "packed.cuh",
+        "__int2float_rn(sum - minima)" => "__int2float_rn(sum)";
+    columns_in_the_order_of_the_input: Ops::Groups, "quantize.cu",
+        "row[order ? order[first + i] : first + i]" => "row[first + i]";
+    columns_in_the_order_of_another_expert: Ops::Groups, "quantize.cu",
+        "order = orders[picks[blockIdx.y]];" => "order = orders[0];";
+    a_row_of_another_slot: Ops::Groups, "quantize.cu",
+        "from /= share;" => "from = 0;";
     swapped_registers_of_activations: Ops::Linears, "matmul_few.cu",
         "mma_s8_k32(c, a, lows[j], highs[j]);" => "mma_s8_k32(c, a, highs[j], lows[j]);";
     swapped_registers_of_weights: Ops::Linears, "matmul_few.cu",
