@@ -24,6 +24,7 @@ mod invariance;
 mod linear;
 mod plain;
 mod rows;
+mod weigh;
 
 use crate::{Backend, Batch, BatchBuilder, PAGE_LEN, Reference, Rope, Weight};
 
@@ -33,6 +34,7 @@ use plain::Plain;
 /// The plain implementation, with the rounding that a backend may do: a yardstick for those who probe a backend on data
 /// of their own.
 pub use plain::Plain as Yardstick;
+pub use weigh::{weigh_row, weighing};
 
 /// How far from the reference a backend may be; see the rule above.
 #[derive(Clone, Copy, Debug)]

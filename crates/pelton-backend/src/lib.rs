@@ -15,6 +15,7 @@ mod kv;
 mod ops;
 mod reference;
 mod split;
+mod weigh;
 mod weight;
 
 pub use batch::{Batch, BatchBuilder, BatchError, Span};
@@ -22,4 +23,5 @@ pub use kv::{KvLayout, KvType, PAGE_LEN};
 pub use ops::{Attention, Backend, BackendError, Expert, Gate, HeadNorms, Heads, Moe, Part, Place, Placement, Rope};
 pub use reference::{RefKv, RefLinear, RefPrepared, RefTensor, Reference};
 pub use split::{Each, Split, SplitEmbedding, SplitKv, SplitPlan, SplitPrepared, SplitTensor};
+pub use weigh::{Ask, Weighed};
 pub use weight::{LinearSpec, SharedBytes, Weight};

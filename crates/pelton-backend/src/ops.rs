@@ -5,10 +5,11 @@
 //! the batch: greedy output is the same bits alone and under load.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 
 use pelton_quant::{DType, WeightType};
 
-use crate::{Batch, BatchError, KvLayout, LinearSpec, Weight};
+use crate::{Ask, Batch, BatchError, KvLayout, LinearSpec, Weighed, Weight};
 
 /// Why loading onto a backend failed.
 #[derive(Debug, thiserror::Error)]
@@ -352,6 +353,20 @@ pub trait Backend {
 
     /// Copies a matrix to the host, row-major.
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>);
+
+    /// Copies some rows of a matrix, `cols` wide, to the host.
+    fn read_rows(&mut self, x: &Self::Tensor, rows: Range<usize>, cols: usize, out: &mut Vec<f32>) {
+        self.read(x, out);
+        out.truncate(rows.end * cols);
+        out.drain(..rows.start * cols);
+    }
+
+    /// Finds out about rows of logits what is asked, where they are, and without copying them: `out` gets an answer for each
+    /// row, as [`conformance::weigh_row`](crate::conformance::weigh_row) says. `false` where the backend does not: then the
+    /// host reads them.
+    fn weigh(&mut self, _logits: &Self::Tensor, _asks: &[Ask], _out: &mut Vec<Weighed>) -> bool {
+        false
+    }
 
     /// The numbers of a matrix, row-major, for the host to read and to change at will: where they are, if the host can
     /// reach them there, else copied to `copy`. What becomes of the matrix is unspecified.

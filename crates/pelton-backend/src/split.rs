@@ -11,8 +11,8 @@ use std::borrow::Borrow;
 use std::ops::Range;
 
 use crate::{
-    Attention, Backend, BackendError, Batch, Expert, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, Part, Place,
-    Placement, Rope, Weight,
+    Ask, Attention, Backend, BackendError, Batch, Expert, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, Part,
+    Place, Placement, Rope, Weighed, Weight,
 };
 
 /// Which layers of a model are where.

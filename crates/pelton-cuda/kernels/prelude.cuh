@@ -102,6 +102,7 @@ __device__ __forceinline__ uint4 load_once(const uint4* p) {
                : "l"(p));
   return v;
 }
+__device__ __forceinline__ uint32_t atomic_add(uint32_t* to, uint32_t n) { return atomicAdd(to, n); }
 #endif
 
 #define ALL_LANES 0xffffffffu

@@ -177,6 +177,12 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t s) {
 }
 inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+// A fiber is never interrupted in the middle of it.
+inline uint32_t atomic_add(uint32_t* to, uint32_t n) { const uint32_t before = *to; *to += n; return before; }
 inline float __expf(float x) { return expf(x); }
 inline float __int2float_rn(int x) { return (float)x; }
 inline int __float2int_rn(float x) { return (int)nearbyintf(x); }

@@ -5,16 +5,19 @@
 //! chunks, or on graphs.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use pelton_backend::{
-    Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, Placement, Rope, Weight,
+    Ask, Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, LinearSpec, Moe, Placement, Rope,
+    Weighed, Weight,
 };
 
 use crate::CudaError;
 use crate::attention::{AttentionKernels, tile_shape};
 use crate::batch::{Prepared, TileShape};
+use crate::choose::Chooser;
 use crate::context::{Context, Ops, out_of_memory};
 use crate::device::{Device, DeviceInfo};
 use crate::embed::Embedding;
@@ -37,6 +40,8 @@ pub struct CudaOptions {
     pub compiler: Option<PathBuf>,
     /// Launch every kernel by itself.
     pub no_graphs: bool,
+    /// Copy all logits to the host, which chooses tokens: to compare, and to look for faults.
+    pub choose_on_host: bool,
 }
 
 /// A step of more rows is bound by arithmetic: its launches are not worth collecting.
@@ -54,6 +59,8 @@ pub struct Vector {
 pub struct CudaBackend {
     attention: AttentionKernels,
     moe: MoeTables,
+    /// Where tokens are not chosen on the host.
+    chooser: Option<Chooser>,
     /// The frequencies of the last rotation, on the device.
     frequencies: Option<(Vec<f32>, Buffer)>,
     /// The model's, once it has been seen.
@@ -71,10 +78,11 @@ impl CudaBackend {
         let mut kernels = Kernels::load(&device, options.compiler.as_deref())?;
         let ops = Ops::load(&mut kernels)?;
         let attention = AttentionKernels::load(&mut kernels)?;
+        let chooser = if options.choose_on_host { None } else { Some(Chooser::load(&mut kernels)?) };
         let queue = Queue::new(device.clone(), !options.no_graphs);
         let context = Context { queue, kernels, ops, pool: Pool::new(device.clone()), device };
         let tiles = TileShape { group: 1, many: 64 };
-        Ok(CudaBackend { attention, moe: MoeTables::default(), frequencies: None, tiles, context })
+        Ok(CudaBackend { attention, moe: MoeTables::default(), chooser, frequencies: None, tiles, context })
     }
 
     /// The card.
@@ -317,6 +325,21 @@ impl Backend for CudaBackend {
         out.resize(x.rows() * x.cols(), 0.0);
         let read = self.context.queue.finish(x.buffer().pointer(), bytemuck::cast_slice_mut(out));
         read.unwrap_or_else(|e| e.end_step());
+    }
+
+    fn read_rows(&mut self, x: &Tensor, rows: Range<usize>, cols: usize, out: &mut Vec<f32>) {
+        assert!(rows.end <= x.rows() && cols == x.cols(), "rows {rows:?} of {} x {}", x.rows(), x.cols());
+        out.clear();
+        out.resize(rows.len() * cols, 0.0);
+        let from = x.buffer().pointer() + 4 * (rows.start * cols) as u64;
+        let read = self.context.queue.finish(from, bytemuck::cast_slice_mut(out));
+        read.unwrap_or_else(|e| e.end_step());
+    }
+
+    fn weigh(&mut self, logits: &Tensor, asks: &[Ask], out: &mut Vec<Weighed>) -> bool {
+        let Some(chooser) = &mut self.chooser else { return false };
+        chooser.weigh(&mut self.context, logits, asks, out).unwrap_or_else(|e| e.end_step());
+        true
     }
 
     fn write(&mut self, x: &mut Tensor, values: &[f32]) {

@@ -12,6 +12,7 @@
 mod attention;
 mod backend;
 mod batch;
+mod choose;
 mod context;
 mod device;
 mod driver;

@@ -188,6 +188,11 @@ impl Queue {
     /// Copies to the device, after all that was launched before.
     pub(crate) fn upload(&mut self, to: DevicePointer, bytes: &[u8]) {
         self.send();
+        self.upload_ahead(to, bytes);
+    }
+
+    /// Copies to the device ahead of what waits, none of which may read or write there.
+    pub(crate) fn upload_ahead(&mut self, to: DevicePointer, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }

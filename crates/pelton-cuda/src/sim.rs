@@ -155,7 +155,7 @@ fn compiler(level: Level) -> Command {
     // A sanitizer that is loaded into this process is not the compiler's affair.
     command.env_remove("LD_PRELOAD");
     // Kernels read bytes as words: the compiler must not assume that they do not.
-    command.args(["-std=c++20", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden"]);
+    command.args(["-std=c++20", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-fvisibility=hidden"]);
     command.args(match level {
         Level::Fast => ["-O2"].as_slice(),
         Level::Quick => &["-O1"],

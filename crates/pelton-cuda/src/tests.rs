@@ -1,5 +1,6 @@
 //! The backend on the simulator.
 
+mod choose;
 mod conformance;
 mod graphs;
 mod grouped;

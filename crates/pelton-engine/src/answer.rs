@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pelton_sample::{GrammarError, GrammarState, SampleError, Sampled, Sampler, rng};
+use pelton_backend::{Ask, Weighed};
+use pelton_sample::{GrammarError, GrammarState, SampleError, Sampled, Sampler, Shortlist, rng};
 use pelton_text::{StopStrings, StreamDecoder, Tokenizer};
 
 use crate::{FinishReason, Request};
@@ -90,6 +91,41 @@ impl Answer {
         self.sampler.sample(logits, prompt, generated)
     }
 
+    /// What has to be found out about the row of logits `ahead` tokens from now to choose a token from it; `None` where only
+    /// the logits will do.
+    pub(crate) fn ask(&self, request: &Request, vocab_size: usize, ahead: usize) -> Option<Ask> {
+        if self.is_bound() {
+            return None;
+        }
+        let wanted = self.sampler.wanted(vocab_size, self.generated.len() + ahead, request.top_logprobs)?;
+        Some(Ask { temperature: wanted.temperature, point: wanted.point, likeliest: wanted.likeliest })
+    }
+
+    /// As [`Answer::advance`], from what was found out about the logits; `None` where they themselves are needed.
+    ///
+    /// # Errors
+    /// As [`Answer::advance`].
+    pub(crate) fn advance_weighed(
+        &mut self,
+        request: &Request,
+        (weighed, vocab_size): (&Weighed, usize),
+        ends: Ends<'_>,
+    ) -> Result<Option<Advance>, AnswerError> {
+        if self.is_bound() {
+            return Ok(None);
+        }
+        let Weighed { max, best, odd, sum, sum_at, drawn, is_all, .. } = *weighed;
+        let likeliest = &weighed.likeliest;
+        let short = Shortlist { vocab_size, max, best, odd, sum, sum_at, drawn, likeliest, is_all };
+        let chosen = self.sampler.sample_short(&short, self.generated.len(), request.top_logprobs)?;
+        chosen.map(|(sampled, top)| self.take(request, sampled, top, ends)).transpose()
+    }
+
+    /// Whether a grammar says what comes next.
+    fn is_bound(&self) -> bool {
+        self.grammar.is_some() && self.grammar_after.is_none()
+    }
+
     /// Chooses the next token from one row of logits and says what became of it.
     ///
     /// # Errors
@@ -104,8 +140,20 @@ impl Answer {
         let allowed = grammar.as_mut().map(|grammar| grammar.mask()).transpose()?;
         let (prompt, n_top) = (&request.prompt, request.top_logprobs);
         let (sampled, top) = self.sampler.sample_beside(logits, prompt, &self.generated, allowed, n_top)?;
+        self.take(request, sampled, top, ends)
+    }
+
+    /// Takes the next token in.
+    fn take(
+        &mut self,
+        request: &Request,
+        sampled: Sampled,
+        top: Vec<(u32, f32)>,
+        ends: Ends<'_>,
+    ) -> Result<Advance, AnswerError> {
         self.generated.push(sampled.id);
-        let is_bound = grammar.is_some();
+        let is_bound = self.is_bound();
+        let grammar = self.grammar.as_mut().filter(|_| is_bound);
         let complete = grammar.map(|grammar| grammar.push(sampled.id)).transpose()?.unwrap_or(false);
         self.grammar_after = self.grammar_after.filter(|&after| after != sampled.id);
         if ends.eos.contains(&sampled.id) && (!request.ignore_eos || is_bound) {

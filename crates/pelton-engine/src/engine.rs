@@ -89,6 +89,8 @@ pub struct Engine<B: Backend> {
     kv: B::Kv,
     work: Workspace<B>,
     logits: Vec<f32>,
+    /// Tokens chosen where the logits were.
+    weighed_tokens: u64,
     hidden: Vec<f32>,
     sched: Scheduler,
     pages: Pages,
@@ -138,6 +140,7 @@ impl<B: Backend> Engine<B> {
             kv,
             work,
             logits: Vec::new(),
+            weighed_tokens: 0,
             hidden: Vec::new(),
             sched,
             pages: Pages::default(),
@@ -210,6 +213,11 @@ impl<B: Backend> Engine<B> {
     /// Counts of sequences and pages.
     pub fn stats(&self) -> Stats {
         self.sched.stats()
+    }
+
+    /// Tokens that the backend's device weighed the logits for, so that they were not copied to the host.
+    pub fn weighed_tokens(&self) -> u64 {
+        self.weighed_tokens
     }
 
     /// Counts of pages on disk; `None` where none are kept there.

@@ -132,6 +132,8 @@ pub struct EngineStats {
     pub cached_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
+    /// Of these, how many were chosen on a device, which kept the logits.
+    pub weighed_tokens: u64,
     /// Drafts run.
     pub drafted_tokens: u64,
     /// Of these, how many were accepted.
@@ -390,6 +392,7 @@ impl<B: Backend> Owner<B> {
             computed_tokens: now.computed_tokens,
             cached_tokens: now.cached_tokens,
             generated_tokens: now.generated_tokens,
+            weighed_tokens: self.engine.weighed_tokens(),
             drafted_tokens: now.draft_tokens,
             accepted_tokens: now.accepted_tokens,
             preemptions: now.preemptions,

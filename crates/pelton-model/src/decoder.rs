@@ -3,7 +3,11 @@
 //! Shapes: `x` is the residual stream `(rows, hidden)`; every op takes the whole batch. Read [`Decoder::forward`]
 //! top to bottom: that is the model.
 
-use pelton_backend::{Attention, Backend, Batch, Gate, HeadNorms, KvLayout, KvType, Moe, Placement, Rope};
+use std::ops::Range;
+
+use pelton_backend::{
+    Ask, Attention, Backend, Batch, Gate, HeadNorms, KvLayout, KvType, Moe, Placement, Rope, Weighed,
+};
 
 /// A layer's feed-forward block.
 pub(crate) enum Ffn<B: Backend> {
@@ -77,6 +81,28 @@ impl<B: Backend> Workspace<B> {
     /// place where the backend's memory is the host's, else copied to `copy`.
     pub fn logits<'a>(&'a mut self, backend: &mut B, copy: &'a mut Vec<f32>) -> &'a mut [f32] {
         backend.on_host(&mut self.logits, copy)
+    }
+
+    /// Finds out about the logits that the last [`Decoder::step`] left what is asked, an answer a row, where the backend
+    /// does: see [`Backend::weigh`].
+    pub fn weigh(&mut self, backend: &mut B, asks: &[Ask], out: &mut Vec<Weighed>) -> bool {
+        backend.weigh(&self.logits, asks, out)
+    }
+
+    /// Some rows of the logits that the last [`Decoder::step`] left, one behind another, `vocab` wide each.
+    pub fn logits_of(
+        &mut self,
+        backend: &mut B,
+        rows: impl Iterator<Item = Range<usize>>,
+        vocab: usize,
+        out: &mut Vec<f32>,
+    ) {
+        out.clear();
+        let mut some = Vec::new();
+        for rows in rows {
+            backend.read_rows(&self.logits, rows, vocab, &mut some);
+            out.extend_from_slice(&some);
+        }
     }
 
     fn set_rows(&mut self, backend: &mut B, rows: usize, logit_rows: usize) {

@@ -46,4 +46,4 @@ pub use error::SampleError;
 pub use grammar::{Grammar, GrammarCompiler, GrammarError, GrammarLimits, GrammarSpec, GrammarState};
 pub use logprobs::{logprob, top_logprobs};
 pub use params::SamplingParams;
-pub use sampler::{Sampled, Sampler};
+pub use sampler::{Sampled, Sampler, Shortlist, Wanted};

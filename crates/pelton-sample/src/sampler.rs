@@ -3,6 +3,8 @@
 //! Invariant: it remembers nothing between calls but its parameters (the rest is scratch memory), so calling
 //! it twice with the same arguments gives the same token twice.
 
+mod short;
+
 use crate::error::SampleError;
 use crate::exp::{BLOCK, Scale, sum_block, sum_exp};
 use crate::logprobs::{best_of, checked_max, log_sum_exp, normalize};
@@ -10,6 +12,7 @@ use crate::params::SamplingParams;
 use crate::penalties::{Counts, add_bias, mask, penalize};
 use crate::rng;
 use crate::truncate::{Candidate, truncate};
+pub use short::{Shortlist, Wanted};
 
 /// A token that was chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -51,7 +51,7 @@ pub(crate) fn select_best(logits: &[f32], n: usize, kept: &mut Vec<Candidate>) {
 }
 
 /// Drops all but the `n` best (`1 <= n <= kept.len()`) and gives the least logit kept.
-fn keep_best(kept: &mut Vec<Candidate>, n: usize) -> f32 {
+pub(crate) fn keep_best(kept: &mut Vec<Candidate>, n: usize) -> f32 {
     let (_, worst, _) = kept.select_nth_unstable_by(n - 1, best_first);
     let worst = worst.logit;
     kept.truncate(n);
@@ -108,7 +108,7 @@ const BUCKETS: usize = 1024;
 const BUCKETS_PER_NAT: f32 = 16.0;
 
 /// The best tokens that are tried first for top-p: with most models and texts they reach it.
-const FEW: usize = 256;
+pub(crate) const FEW: usize = 256;
 
 /// Top-p over the whole vocabulary: among the best few, and if they do not reach `p`, by buckets.
 fn select_nucleus(logits: &[f32], max: f32, scale: Scale, p: f32, kept: &mut Vec<Candidate>) {
@@ -157,7 +157,7 @@ fn select_by_buckets(logits: &[f32], max: f32, scale: Scale, target: f64, kept: 
 
 /// Cuts `kept` (best first) behind the token with which the sum of weights reaches `target`. Gives false if
 /// it never does; then all are kept.
-fn keep_nucleus(kept: &mut Vec<Candidate>, max: f32, scale: Scale, target: f64) -> bool {
+pub(crate) fn keep_nucleus(kept: &mut Vec<Candidate>, max: f32, scale: Scale, target: f64) -> bool {
     let mut reached = 0.0f64;
     let end = kept.iter().position(|candidate| {
         reached += f64::from(scale.weight(candidate.logit, max));

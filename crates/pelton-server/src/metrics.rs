@@ -181,7 +181,7 @@ impl EngineFigures {
 type Figure = fn(&EngineFigures) -> f64;
 
 /// Name, kind, help and figure.
-const FIGURES: [(&str, &str, &str, Figure); 25] = [
+const FIGURES: [(&str, &str, &str, Figure); 26] = [
     ("vllm:num_requests_waiting", "gauge", "Sequences that wait.", |f| f.stats.waiting as f64),
     ("vllm:num_requests_running", "gauge", "Sequences that run.", |f| f.stats.running as f64),
     ("vllm:kv_cache_usage_perc", "gauge", "Share of KV pages in use, 0 to 1.", EngineFigures::usage),
@@ -194,6 +194,9 @@ const FIGURES: [(&str, &str, &str, Figure); 25] = [
     ("pelton_computed_tokens_total", "counter", "Tokens computed.", |f| f.stats.computed_tokens as f64),
     ("pelton_reused_tokens_total", "counter", "Tokens taken from cached pages.", |f| f.stats.cached_tokens as f64),
     ("pelton_sampled_tokens_total", "counter", "Tokens sampled.", |f| f.stats.generated_tokens as f64),
+    ("pelton_device_sampled_tokens_total", "counter", "Of these, chosen on a device, which kept the logits.", |f| {
+        f.stats.weighed_tokens as f64
+    }),
     ("pelton_drafted_tokens_total", "counter", "Guessed tokens that were run.", |f| f.stats.drafted_tokens as f64),
     ("pelton_accepted_tokens_total", "counter", "Of these, tokens that were right.", |f| {
         f.stats.accepted_tokens as f64

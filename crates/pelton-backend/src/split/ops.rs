@@ -363,6 +363,20 @@ impl<A: Backend, B: Backend> Backend for Split<A, B> {
         }
     }
 
+    fn read_rows(&mut self, x: &Self::Tensor, rows: Range<usize>, cols: usize, out: &mut Vec<f32>) {
+        match self.is_card(x.at) {
+            true => self.cards[x.at].read_rows(Self::card_in(x, x.at), rows, cols, out),
+            false => self.rest.read_rows(Self::rest_in(x), rows, cols, out),
+        }
+    }
+
+    fn weigh(&mut self, logits: &Self::Tensor, asks: &[Ask], out: &mut Vec<Weighed>) -> bool {
+        match self.is_card(logits.at) {
+            true => self.cards[logits.at].weigh(Self::card_in(logits, logits.at), asks, out),
+            false => self.rest.weigh(Self::rest_in(logits), asks, out),
+        }
+    }
+
     fn on_host<'a>(&mut self, x: &'a mut Self::Tensor, copy: &'a mut Vec<f32>) -> &'a mut [f32] {
         let part = x.at;
         match self.is_card(part) {

@@ -29,7 +29,7 @@ macro_rules! sources {
 
 /// All files of kernels.
 pub const SOURCES: &[Source] = sources! {
-    "norm" "elementwise" "rope" "quantize" "matvec" "matmul_few" "floats" "moe" "attention_wide" "attention"
+    "norm" "elementwise" "rope" "quantize" "matvec" "matmul_few" "floats" "moe" "attention_wide" "attention" "choose"
 };
 
 macro_rules! headers {

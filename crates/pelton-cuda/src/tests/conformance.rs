@@ -1,6 +1,6 @@
 //! Every op on the simulator against the reference; rows together and apart.
 
-use pelton_backend::conformance::{Suite, Tolerances, batch_invariance};
+use pelton_backend::conformance::{Suite, Tolerances, batch_invariance, weighing};
 
 use crate::{CudaBackend, CudaOptions, sim};
 
@@ -19,6 +19,13 @@ fn every_op_conforms() {
 #[test]
 fn rows_have_the_same_bits_together_and_apart() {
     let failures = batch_invariance(&mut backend(false));
+    let lines: Vec<String> = failures.iter().map(|f| f.to_string()).collect();
+    assert!(failures.is_empty(), "{} failures:\n{}", lines.len(), lines.join("\n"));
+}
+
+#[test]
+fn logits_weigh_the_same_bits_as_on_the_host() {
+    let failures = weighing(&mut backend(false));
     let lines: Vec<String> = failures.iter().map(|f| f.to_string()).collect();
     assert!(failures.is_empty(), "{} failures:\n{}", lines.len(), lines.join("\n"));
 }

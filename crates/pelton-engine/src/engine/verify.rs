@@ -3,16 +3,18 @@
 //! Invariant: each token is chosen from its own row of logits, behind the tokens chosen before it, as it would be
 //! without drafts; a draft only decides whether the next row's logits are those of this text.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
-use pelton_backend::Backend;
+use pelton_backend::{Ask, Backend, Weighed};
+use pelton_model::Workspace;
 use pelton_sched::{Plan, PlanRow, SeqId, StepOutcome};
 
 use super::Engine;
-use crate::answer::{Advance, AnswerError, Ends};
+use crate::answer::{Advance, Answer, AnswerError, Ends};
 use crate::sequence::{Body, Sequence};
 use crate::speculate::Verified;
-use crate::{Event, RequestId};
+use crate::{Event, Request, RequestId};
 
 /// What a plan's rows gave.
 #[derive(Default)]
@@ -32,9 +34,11 @@ const SHARED_LOGITS: usize = 1 << 15;
 struct Draw<'a> {
     sequence: Sequence,
     drafts: &'a [u32],
-    /// `(1 + drafts, vocab)`.
-    logits: &'a mut [f32],
+    /// The first of its `1 + drafts` rows of logits.
+    first: usize,
     drawn: Drawn,
+    /// No more tokens come of it.
+    is_done: bool,
 }
 
 /// The tokens that a row gave.
@@ -47,27 +51,84 @@ struct Drawn {
 }
 
 impl Draw<'_> {
-    /// Chooses tokens as long as they are what was drafted, and one more.
-    fn run(&mut self, ends: Ends<'_>) {
+    /// Its rows of logits that no token was chosen from yet.
+    fn open(&self) -> Range<usize> {
+        let end = self.first + 1 + self.drafts.len();
+        if self.is_done { end..end } else { self.first + self.drawn.advances.len()..end }
+    }
+
+    fn answer(&mut self) -> (&mut Answer, &Request) {
         let Body::Answer(answer) = &mut self.sequence.body else { unreachable!("only answers have logits") };
-        let vocab = self.logits.len() / (1 + self.drafts.len());
-        for (index, logits) in self.logits.chunks_exact_mut(vocab).enumerate() {
-            match answer.advance(&self.sequence.request, logits, ends) {
-                Ok(advance) => {
-                    let finished = advance.finish.is_some();
-                    self.drawn.rejected = self.drafts.get(index).is_some_and(|&draft| draft != advance.sampled.id);
-                    self.drawn.advances.push(advance);
-                    if finished || self.drawn.rejected {
-                        return;
-                    }
-                }
-                Err(e) => {
-                    self.drawn.error = Some(e);
-                    return;
-                }
+        (answer, &self.sequence.request)
+    }
+
+    /// What is to be found out about its rows of logits.
+    fn asks(&mut self, vocab: usize) -> Vec<Option<Ask>> {
+        let n = 1 + self.drafts.len();
+        let (answer, request) = self.answer();
+        (0..n).map(|ahead| answer.ask(request, vocab, ahead)).collect()
+    }
+
+    /// Chooses tokens as long as they are what was drafted, and one more; ends early at a row whose logits are needed.
+    fn run_weighed(&mut self, rows: &[Weighed], vocab: usize, ends: Ends<'_>) {
+        for weighed in rows {
+            let (answer, request) = self.answer();
+            match answer.advance_weighed(request, (weighed, vocab), ends).transpose() {
+                Some(advance) => self.take(advance),
+                None => return,
+            }
+            if self.is_done {
+                return;
             }
         }
     }
+
+    /// The same from the logits of its open rows.
+    fn run(&mut self, logits: &mut [f32], vocab: usize, ends: Ends<'_>) {
+        for logits in logits.chunks_exact_mut(vocab) {
+            let (answer, request) = self.answer();
+            let advance = answer.advance(request, logits, ends);
+            self.take(advance);
+            if self.is_done {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, advance: Result<Advance, AnswerError>) {
+        match advance {
+            Ok(advance) => {
+                let index = self.drawn.advances.len();
+                self.drawn.rejected = self.drafts.get(index).is_some_and(|&draft| draft != advance.sampled.id);
+                self.is_done = advance.finish.is_some() || self.drawn.rejected || index == self.drafts.len();
+                self.drawn.advances.push(advance);
+            }
+            Err(e) => (self.drawn.error, self.is_done) = (Some(e), true),
+        }
+    }
+}
+
+/// Chooses what can be chosen without the logits, where the backend weighs them; `false` where nothing can.
+fn weigh<B: Backend>(
+    backend: &mut B,
+    work: &mut Workspace<B>,
+    draws: &mut [Draw<'_>],
+    (vocab, ends): (usize, Ends<'_>),
+) -> bool {
+    let asks: Vec<Option<Ask>> = draws.iter_mut().flat_map(|draw| draw.asks(vocab)).collect();
+    if asks.iter().all(Option::is_none) {
+        return false;
+    }
+    let asks: Vec<Ask> = asks.into_iter().map(Option::unwrap_or_default).collect();
+    let mut weighed = Vec::new();
+    if !work.weigh(backend, &asks, &mut weighed) {
+        return false;
+    }
+    for draw in draws {
+        let rows = draw.open();
+        draw.run_weighed(&weighed[rows], vocab, ends);
+    }
+    true
 }
 
 impl<B: Backend> Engine<B> {
@@ -98,29 +159,46 @@ impl<B: Backend> Engine<B> {
             return Vec::new();
         }
         let (vocab, ends) = (self.model.vocab_size(), Ends { eos: &self.eos, context: self.limits.context });
-        let mut logits = self.work.logits(&mut self.backend, &mut self.logits);
-        let n_logits = logits.len();
         let mut draws = Vec::with_capacity(rows.len());
+        let mut first = 0;
         for row in &rows {
-            let (own, others) = logits.split_at_mut((1 + row.n_drafts) * vocab);
-            logits = others;
             let sequence = self.sequences.remove(&row.seq).expect("looked up before");
             let drafts = &row.tokens[row.tokens.len() - row.n_drafts..];
-            draws.push(Mutex::new(Draw { sequence, drafts, logits: own, drawn: Drawn::default() }));
+            draws.push(Draw { sequence, drafts, first, drawn: Drawn::default(), is_done: false });
+            first += 1 + row.n_drafts;
+        }
+        let is_weighed = weigh(&mut self.backend, &mut self.work, &mut draws, (vocab, ends));
+        self.weighed_tokens += draws.iter().map(|draw| draw.drawn.advances.len() as u64).sum::<u64>();
+        let mut logits = if is_weighed {
+            let open = draws.iter().map(Draw::open).filter(|open| !open.is_empty());
+            self.work.logits_of(&mut self.backend, open, vocab, &mut self.logits);
+            self.logits.as_mut_slice()
+        } else {
+            self.work.logits(&mut self.backend, &mut self.logits)
+        };
+        let n_logits = logits.len();
+        let mut shares = Vec::with_capacity(draws.len());
+        for draw in draws {
+            let (own, others) = logits.split_at_mut(draw.open().len() * vocab);
+            logits = others;
+            shares.push(Mutex::new((draw, own)));
         }
         assert!(logits.is_empty(), "a row of logits for each token to choose");
-        let run = |i: usize| draws[i].lock().expect("taken once").run(ends);
+        let run = |i: usize| {
+            let (draw, logits) = &mut *shares[i].lock().expect("taken once");
+            draw.run(logits, vocab, ends);
+        };
         if n_logits < SHARED_LOGITS {
-            (0..draws.len()).for_each(run)
+            (0..shares.len()).for_each(run)
         } else {
-            self.backend.on_threads(draws.len(), &run)
+            self.backend.on_threads(shares.len(), &run)
         }
-        let back = |(row, draw): (&&PlanRow, Mutex<Draw<'_>>)| {
-            let Draw { sequence, drawn, .. } = draw.into_inner().expect("none has panicked");
+        let back = |(row, share): (&&PlanRow, Mutex<(Draw<'_>, &mut [f32])>)| {
+            let (Draw { sequence, drawn, .. }, _) = share.into_inner().expect("none has panicked");
             self.sequences.insert(row.seq, sequence);
             drawn
         };
-        rows.iter().zip(draws).map(back).collect()
+        rows.iter().zip(shares).map(back).collect()
     }
 
     /// Takes in the tokens that a row gave.

@@ -6,11 +6,12 @@
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use pelton_backend::{
-    Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN, Part,
-    Place, Placement, Rope, Weight,
+    Ask, Attention, Backend, BackendError, Batch, Gate, HeadNorms, Heads, KvLayout, KvType, LinearSpec, Moe, PAGE_LEN,
+    Part, Place, Placement, Rope, Weighed, Weight,
 };
 use pelton_quant::WeightType;
 
@@ -363,6 +364,22 @@ impl<B: Backend> Backend for Metered<B> {
     fn read(&mut self, x: &Self::Tensor, out: &mut Vec<f32>) {
         let work = elementwise(2.0 * x.bytes(), 0.0);
         self.op("read", |_| work, |b| b.read(&x.inner, out));
+    }
+
+    fn read_rows(&mut self, x: &Self::Tensor, rows: Range<usize>, cols: usize, out: &mut Vec<f32>) {
+        let work = elementwise(8.0 * (rows.len() * cols) as f64, 0.0);
+        self.op("read_rows", |_| work, |b| b.read_rows(&x.inner, rows, cols, out));
+    }
+
+    fn weigh(&mut self, logits: &Self::Tensor, asks: &[Ask], out: &mut Vec<Weighed>) -> bool {
+        // The best, the sums, and the likeliest each pass over the logits. Where the backend does not weigh, it is no op.
+        let work = elementwise(3.0 * logits.bytes(), 0.0);
+        let start = Instant::now();
+        let is_weighed = self.inner.weigh(&logits.inner, asks, out);
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| is_weighed) {
+            ledger.add("weigh", start.elapsed(), work);
+        }
+        is_weighed
     }
 
     fn on_host<'a>(&mut self, x: &'a mut Self::Tensor, copy: &'a mut Vec<f32>) -> &'a mut [f32] {

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use pelton_backend::{Backend, BackendError, Batch, BatchBuilder, KvType, PAGE_LEN};
+use pelton_backend::{Ask, Backend, BackendError, Batch, BatchBuilder, KvType, PAGE_LEN, Weighed};
 use pelton_model::{Decoder, Workspace};
 
 use super::ledger::{Ledger, Work};
@@ -35,6 +35,7 @@ pub(super) struct Runner<B: Backend> {
     kv: B::Kv,
     work: Workspace<Metered<B>>,
     logits: Vec<f32>,
+    weighed: Vec<Weighed>,
     shared_pages: usize,
     n_pages: usize,
     batch_rows: usize,
@@ -73,13 +74,15 @@ impl<B: Backend> Runner<B> {
         let n_pages = shared_pages + own;
         let kv = backend.kv_pool(&decoder.kv_layout(n_pages, kv_type))?;
         let work = decoder.workspace(&mut backend);
-        let logits = Vec::new();
-        Ok(Runner { backend, decoder, kv, work, logits, shared_pages, n_pages, batch_rows, filled: 0 })
+        let (logits, weighed) = (Vec::new(), Vec::new());
+        Ok(Runner { backend, decoder, kv, work, logits, weighed, shared_pages, n_pages, batch_rows, filled: 0 })
     }
 
     fn forward(&mut self, batch: &Batch) {
         self.decoder.step(&mut self.backend, batch, &mut self.kv, &mut self.work);
-        if !batch.logit_rows.is_empty() {
+        // As an engine chooses the best tokens: where the logits are, or from the logits.
+        let asks = vec![Ask::default(); batch.logit_rows.len()];
+        if !asks.is_empty() && !self.work.weigh(&mut self.backend, &asks, &mut self.weighed) {
             self.work.logits(&mut self.backend, &mut self.logits);
         }
     }

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use pelton::{Error, ErrorKind, Event, GpuLayers, Llm, Logits, Model, Options, Require, SubmitError};
+use pelton::{
+    Error, ErrorKind, Event, GpuLayers, Llm, Logits, Model, Options, Request, Require, SamplingParams, SubmitError,
+};
 use pelton_cuda::sim::{self, Build, Simulator};
 
 use crate::fixtures::greedy_run;
@@ -69,6 +71,52 @@ fn answers_of_a_split_model_are_the_same_bits_alone_and_in_company() {
     let all = load(&model, &Options { gpu_layers: GpuLayers::All, ..options.clone() });
     assert_eq!(all.report().gpu.line().unwrap(), "all layers and the head: 0–2 on Simulator");
     assert_eq!(ask(&all, requests[1].clone()).ids, alone[1].ids);
+}
+
+/// A bias of nothing has the host choose from the logits themselves.
+#[test]
+fn tokens_chosen_on_a_card_are_those_chosen_from_its_logits() {
+    let model = open(&fixture("qwen2-tied"));
+    let llm = load(&model, &Options { max_seqs: 6, context: Some(128), ..on(sim::library(), GpuLayers::All) });
+    let sampling = |temperature, top_k, top_p, min_p| SamplingParams {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seed: Some(11),
+        ..SamplingParams::default()
+    };
+    let all = [
+        sampling(0.0, 0, 1.0, 0.0),
+        sampling(1.0, 0, 1.0, 0.0),
+        sampling(0.8, 20, 1.0, 0.0),
+        sampling(1.3, 0, 0.9, 0.0),
+        sampling(2.0, 0, 1.0, 0.2),
+        sampling(0.7, 40, 0.8, 0.1),
+    ];
+    let prompt: Vec<u32> = (5..25).chain(5..25).collect();
+    let request = |sampling: &SamplingParams| Request {
+        ignore_eos: true,
+        top_logprobs: 3,
+        ..Request::new(prompt.clone(), sampling.clone(), 12)
+    };
+    let here: Vec<Request> = all.iter().map(request).collect();
+    let there = all.iter().map(|s| request(&SamplingParams { logit_bias: vec![(0, 0.0)], ..s.clone() }));
+    let there: Vec<Request> = there.collect();
+    let chosen_here = ask_together(&llm, &here);
+    let weighed = llm.stats().weighed_tokens;
+    // The model is random: nine tenths of its probability are more tokens than a list has.
+    assert_eq!(weighed, 5 * 12, "all but those of the wide nucleus were chosen on the card");
+    let mixed: Vec<Request> = here.iter().zip(&there).flat_map(|(a, b)| [a.clone(), b.clone()]).collect();
+    let chosen_there = ask_together(&llm, &there);
+    assert_eq!(llm.stats().weighed_tokens, weighed, "none was chosen on the card");
+    for (here, there) in chosen_here.iter().zip(&chosen_there) {
+        assert_eq!(here.bits(), there.bits());
+    }
+    // Both ways in one step.
+    for (i, answer) in ask_together(&llm, &mixed).iter().enumerate() {
+        assert_eq!(answer.bits(), chosen_here[i / 2].bits(), "{i}");
+    }
 }
 
 #[test]
