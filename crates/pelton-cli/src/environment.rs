@@ -6,6 +6,8 @@ pub(crate) struct Environment {
     pub isa: Option<String>,
     /// `PELTON_CUDA_DRIVER`: the CUDA driver's library, where it is not the system's.
     pub cuda_driver: Option<std::path::PathBuf>,
+    /// `PELTON_PDL=1`: launch kernels on a GPU before those before them have ended (cards from 9.0 on).
+    pub early_launches: bool,
     /// `PELTON_API_KEY`: the key that `pelton serve` asks for and `pelton bench serve` sends.
     pub api_key: Option<String>,
     /// Options of the model store, or why there is none.
@@ -26,6 +28,7 @@ impl Environment {
         Environment {
             isa: set("PELTON_ISA"),
             cuda_driver: set("PELTON_CUDA_DRIVER").map(std::path::PathBuf::from),
+            early_launches: set("PELTON_PDL").is_some_and(|v| v == "1"),
             api_key: set("PELTON_API_KEY"),
             store: pelton::StoreOptions::from_vars(var),
             history: state.map(|dir| dir.join("pelton/history.txt")),

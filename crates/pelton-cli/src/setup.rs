@@ -93,6 +93,7 @@ impl Context {
             backend: if args.reference { BackendChoice::Reference } else { BackendChoice::Cpu },
             gpu_layers: args.gpu_layers,
             gpu_driver: self.environment.cuda_driver.clone(),
+            gpu_early_launches: self.environment.early_launches,
             threads: args.threads,
             batch_threads: args.threads_batch,
             isa: self.environment.isa.clone(),

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pelton_backend::conformance::{Suite, Tolerances, batch_invariance};
+use pelton_backend::conformance::{Suite, Tolerances, batch_invariance, weighing};
 use pelton_backend::{Attention, Backend, BatchBuilder, Heads, KvLayout, KvType, LinearSpec, PAGE_LEN, Rope, Weight};
 use pelton_cuda::{CudaBackend, CudaOptions};
 use pelton_quant::DType;
 
-const USAGE: &str = "usage: device info | conform | bench [--tiny] [--driver LIBRARY] [--device N] [--no-graphs]";
+const USAGE: &str = "usage: device info | conform | bench [--tiny] [--driver LIBRARY] [--device N] [--no-graphs] [--early]";
 
 fn main() {
     if let Err(problem) = run() {
@@ -26,6 +26,7 @@ fn run() -> Result<(), String> {
         match arg.as_str() {
             "--tiny" => is_tiny = true,
             "--no-graphs" => options.no_graphs = true,
+            "--early" => options.early_launches = true,
             "--driver" => options.driver = Some(args.next().ok_or(USAGE)?.into()),
             "--device" => options.device = args.next().and_then(|n| n.parse().ok()).ok_or(USAGE)?,
             _ => return Err(USAGE.to_string()),
@@ -44,6 +45,7 @@ fn run() -> Result<(), String> {
 fn conform(cuda: &mut CudaBackend) -> Result<(), String> {
     let mut failures = Suite::new(Tolerances::default()).run(cuda);
     failures.extend(batch_invariance(cuda));
+    failures.extend(weighing(cuda));
     failures.iter().for_each(|f| eprintln!("{f}"));
     println!("{{\"device\": \"{}\", \"conformance_failures\": {}}}", cuda.describe(), failures.len());
     if failures.is_empty() { Ok(()) } else { Err(format!("{} failures", failures.len())) }

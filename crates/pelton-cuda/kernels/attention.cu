@@ -50,7 +50,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ qkv, const unsi
   float* scales = reinterpret_cast<float*>(raw + 2 * 64 * DP);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3, kv_head = blockIdx.y;
   const int group = s.n_heads / s.n_kv_heads, width = (s.n_heads + 2 * s.n_kv_heads) * s.dim;
-  const int4 tile = tiles[blockIdx.x];
+  const int4 tile = load_here(tiles + blockIdx.x);
   const int end = min(tile.z, tile.y + 16 * WARPS);
   const int first = first_seen(tile.w + tile.y / group, s.window), last = tile.w + (end - 1) / group;
   int chunk = first / CHUNK, chunk_end = last / CHUNK + 1;
@@ -245,6 +245,7 @@ __device__ __forceinline__ void attend(const float* __restrict__ qkv, const unsi
       const float* qkv, const unsigned char* layer, const int4* tiles, const int* table_of, const int* pages, float* out,  \
       float* parts_o, float2* parts_ml, int n_heads, int n_kv_heads, int dim, int stride, int max_chunks, int window,      \
       float scale, float cap) {                                                                                            \
+    wait_for_predecessor();                                                                                                \
     attend<KV, DP, WARPS>(qkv, layer, tiles, table_of, pages, out, parts_o, parts_ml,                                      \
                           AttentionShape{n_heads, n_kv_heads, dim, stride, max_chunks, window, scale, cap});               \
   }                                                                                                                        \

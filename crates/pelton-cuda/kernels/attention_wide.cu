@@ -67,6 +67,7 @@ __device__ __forceinline__ void attend_chunk(const float* __restrict__ qkv, cons
       const float* qkv, const unsigned char* layer, const int* positions, const int* table_of, const int* pages,            \
       float* parts_o, float2* parts_ml, int row0, int n_heads, int n_kv_heads, int dim, int stride, int max_chunks,         \
       int window, float scale, float cap) {                                                                                 \
+    wait_for_predecessor();                                                                                                 \
     attend_chunk<T>(qkv, layer, positions, table_of, pages, parts_o, parts_ml, row0, n_heads, n_kv_heads, dim, stride,      \
                     max_chunks, window, scale, cap);                                                                        \
   }                                                                                                                         \
@@ -78,6 +79,7 @@ ATTEND(attend_f16, half_t)
 extern "C" __global__ void __launch_bounds__(128) join_chunks(const float* __restrict__ parts_o, const float2* __restrict__ parts_ml,
                                                               const int* __restrict__ positions, float* __restrict__ out, int row0,
                                                               int dim, int max_chunks, int window) {
+  wait_for_predecessor();
   const int head = blockIdx.x, n_heads = gridDim.x, row = row0 + blockIdx.y, position = positions[row];
   const int n = position / CHUNK - first_seen(position, window) / CHUNK + 1;
   const size_t slot = ((size_t)blockIdx.y * n_heads + head) * max_chunks;

@@ -99,6 +99,7 @@ __device__ __forceinline__ Best best_of_row(const Best* __restrict__ blocks, int
 extern "C" __global__ void __launch_bounds__(256) logits_best(const float* __restrict__ logits, Best* __restrict__ best,
                                                               uint32_t* __restrict__ counts, Weighed* __restrict__ weighed,
                                                               int vocab) {
+  wait_for_predecessor();
   SHARED(Best, warps, [8]);
   const float* row = logits + (size_t)blockIdx.y * vocab;
   Best mine = {-INFINITY, NONE, NONE};
@@ -122,6 +123,7 @@ KERNEL(logits_best)
 extern "C" __global__ void __launch_bounds__(256)
     logits_sums(const float* __restrict__ logits, const Ask* __restrict__ asks, const Best* __restrict__ best,
                 double* __restrict__ sums, uint32_t* __restrict__ counts, int vocab) {
+  wait_for_predecessor();
   SHARED(Best, warps, [8]);
   SHARED(float, weights, [2][BLOCK]);
   SHARED(float, lanes, [2][16]);
@@ -195,6 +197,7 @@ extern "C" __global__ void __launch_bounds__(256)
     logits_totals(const float* __restrict__ logits, const Ask* __restrict__ asks, const Best* __restrict__ best,
                   const double* __restrict__ sums, const uint32_t* __restrict__ counts, Weighed* __restrict__ weighed,
                   int n_blocks, int vocab) {
+  wait_for_predecessor();
   SHARED(Best, warps, [8]);
   SHARED(double, totals, [2]);
   SHARED(float, weights, [BLOCK]);
@@ -251,6 +254,7 @@ KERNEL(logits_totals)
 // -> likeliest (rows, MOST): ids and logits, in no order.
 extern "C" __global__ void __launch_bounds__(256) logits_likeliest(const float* __restrict__ logits, Weighed* weighed,
                                                                    uint2* __restrict__ likeliest, int vocab) {
+  wait_for_predecessor();
   Weighed& row = weighed[blockIdx.y];
   const float max = row.max;
   const int edge = row.edge;

@@ -149,6 +149,7 @@ __device__ __forceinline__ void float_matmul(const uint8_t* weights, const float
 
 // x (rows, cols) -> (rows, stride), zeros after the last column.
 extern "C" __global__ void pad_rows(const float* __restrict__ x, float* __restrict__ out, int cols, int stride) {
+  wait_for_predecessor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < stride) out[(size_t)blockIdx.y * stride + i] = i < cols ? x[(size_t)blockIdx.y * cols + i] : 0.f;
 }
@@ -158,12 +159,14 @@ KERNEL(pad_rows)
   extern "C" __global__ void __launch_bounds__(128, 6) name(const uint8_t* weights, const uint8_t* const* experts,           \
                                                          const float* const* biases, const int* picks, int share, const float* x, const float* bias,  \
                                                          float* out, int n, int stride, int tokens, int width, int column) { \
+    wait_for_predecessor();                                                                                                  \
     float_matvec<T, TOKENS>(weights, experts, biases, picks, share, x, bias, out, n, stride, tokens, width, column);              \
   }                                                                                                                       \
   KERNEL(name)
 #define MATMUL(name, T)                                                                                                   \
   extern "C" __global__ void __launch_bounds__(256, 2) name(const uint8_t* weights, const float* x, const float* bias,       \
                                                          float* out, int n, int stride, int tokens, int width, int column) { \
+    wait_for_predecessor();                                                                                                  \
     float_matmul<T>(weights, x, bias, out, n, stride, tokens, width, column);                                             \
   }                                                                                                                       \
   KERNEL(name)

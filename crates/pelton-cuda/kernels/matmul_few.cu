@@ -112,6 +112,7 @@ __device__ __forceinline__ void matmul_few(const uint8_t* __restrict__ weights, 
   extern "C" __global__ void __launch_bounds__(128) name(const uint8_t* weights, const int8_t* codes, const float* units, \
                                                          const int16_t* sums, const float* bias, float* out, int n,       \
                                                          int n_sb, int tokens, int width, int column) {                   \
+    wait_for_predecessor();                                                                                               \
     matmul_few<F, TILES>(weights, Rounded{codes, units, sums}, bias, out, n, n_sb, tokens, width, column);                \
   }                                                                                                                       \
   KERNEL(name)

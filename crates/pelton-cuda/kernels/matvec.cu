@@ -142,6 +142,7 @@ __device__ __forceinline__ void gated_matvec(const uint8_t* gate_weights, const 
       const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int* picks, int share, const int8_t* codes,             \
       const float* units, const int16_t* sums, const float* bias, float* out, int n, int n_sb, int tokens, int width,      \
       int column) {                                                                                                       \
+    wait_for_predecessor();                                                                                               \
     matvec<F, TOKENS>(weights, experts, biases, picks, share, Rounded{codes, units, sums}, bias, out, n, n_sb, tokens, width, column); \
   }                                                                                                                       \
   KERNEL(name)
@@ -149,6 +150,7 @@ __device__ __forceinline__ void gated_matvec(const uint8_t* gate_weights, const 
   extern "C" __global__ void __launch_bounds__(128, 6) name(const uint8_t* gate, const uint8_t* up, const int8_t* codes,      \
                                                          const float* units, const int16_t* sums, const float* bias,       \
                                                          float* out, int ffn, int n_sb, int kind) {                        \
+    wait_for_predecessor();                                                                                                \
     gated_matvec<F>(gate, up, Rounded{codes, units, sums}, bias, out, ffn, n_sb, kind);                                   \
   }                                                                                                                       \
   KERNEL(name)

@@ -6,6 +6,7 @@
 // those chosen where `normalise`. logits (rows, n_experts) -> picks, weights (rows, top_k), best first.
 extern "C" __global__ void __launch_bounds__(32) moe_route(const float* __restrict__ logits, int* __restrict__ picks,
                                                            float* __restrict__ weights, int n_experts, int top_k, int normalise) {
+  wait_for_predecessor();
   const int lane = threadIdx.x;
   const float* row = logits + (size_t)blockIdx.x * n_experts;
   int* chosen = picks + (size_t)blockIdx.x * top_k;
@@ -58,6 +59,7 @@ KERNEL(moe_route)
 // out[r] = sum over k of weights[r][k] * answers[r * top_k + k], in the order of k.
 extern "C" __global__ void moe_combine(const float* __restrict__ answers, const float* __restrict__ weights,
                                        float* __restrict__ out, int cols, int top_k) {
+  wait_for_predecessor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= cols) return;
   float sum = 0.f;

@@ -21,6 +21,7 @@ __device__ __forceinline__ float block_sum(float v) {
 
 extern "C" __global__ void __launch_bounds__(256) rms_norm(const float* __restrict__ x, const float* __restrict__ weight,
                                                            float* __restrict__ out, int cols, float eps) {
+  wait_for_predecessor();
   const float* row = x + (size_t)blockIdx.x * cols;
   float* to = out + (size_t)blockIdx.x * cols;
   float sum = 0.f;
@@ -33,6 +34,7 @@ KERNEL(rms_norm)
 extern "C" __global__ void __launch_bounds__(256) add_rms_norm(float* __restrict__ x, const float* __restrict__ y,
                                                                const float* __restrict__ weight, float* __restrict__ out,
                                                                int cols, float eps) {
+  wait_for_predecessor();
   float* row = x + (size_t)blockIdx.x * cols;
   const float* add = y + (size_t)blockIdx.x * cols;
   float* to = out + (size_t)blockIdx.x * cols;

@@ -102,6 +102,21 @@ __device__ __forceinline__ uint4 load_once(const uint4* p) {
                : "l"(p));
   return v;
 }
+// 16 bytes that are read where it says so: compilers move what they take for constant, before wait_for_predecessor() too.
+__device__ __forceinline__ int4 load_here(const int4* p) {
+  int4 v;
+  asm volatile("ld.global.v4.s32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p) : "memory");
+  return v;
+}
+// The first statement of every kernel of a file that has it. A kernel may be launched early (programmatic dependent
+// launch, from 9.0 on): its blocks are set up while those of the kernel before it still run. It may touch no memory before it
+// has waited for them, which is after they in turn have waited; and it lets the next one be set up.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 __device__ __forceinline__ uint32_t atomic_add(uint32_t* to, uint32_t n) { return atomicAdd(to, n); }
 #endif
 

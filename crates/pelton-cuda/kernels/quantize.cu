@@ -40,6 +40,7 @@ __device__ __forceinline__ void round_row(const float* __restrict__ row, const i
 extern "C" __global__ void __launch_bounds__(128) quantize_rows(const float* __restrict__ x, int8_t* __restrict__ codes,
                                                                 float* __restrict__ units, int16_t* __restrict__ sums,
                                                                 int cols, int n_sb) {
+  wait_for_predecessor();
   round_row(x + (size_t)blockIdx.y * cols, nullptr, codes, units, sums, blockIdx.y, cols, n_sb);
 }
 KERNEL(quantize_rows)
@@ -50,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(128)
     quantize_ordered(const float* __restrict__ x, const int* order, const int* const* __restrict__ orders,
                      const int* __restrict__ picks, int share, int8_t* __restrict__ codes, float* __restrict__ units,
                      int16_t* __restrict__ sums, int cols, int n_sb) {
+  wait_for_predecessor();
   int from = blockIdx.y;
   if (orders) {
     order = orders[picks[blockIdx.y]];

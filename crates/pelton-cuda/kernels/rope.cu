@@ -7,6 +7,7 @@
 // angles: (rows, half) of (cos, sin), scaled; one thread each.
 extern "C" __global__ void rope_angles(const int* __restrict__ positions, const float* __restrict__ inv_freq,
                                        float2* __restrict__ angles, int half, float scale) {
+  wait_for_predecessor();
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= half) return;
   const float angle = (float)positions[blockIdx.y] * inv_freq[i];
@@ -96,6 +97,7 @@ __device__ __forceinline__ void rope_store(float* __restrict__ qkv, const float2
   extern "C" __global__ void __launch_bounds__(128) name(                                                               \
       float* qkv, const float2* angles, const int* page_of, const int* positions, const float* norm_q,                  \
       const float* norm_k, float eps, unsigned char* layer, int n_heads, int n_kv_heads, int dim, int half, int stride) { \
+    wait_for_predecessor();                                                                                               \
     rope_store<KV>(qkv, angles, page_of, positions, norm_q, norm_k, eps, layer, n_heads, n_kv_heads, dim, half, stride); \
   }                                                                                                                     \
   KERNEL(name)

@@ -28,6 +28,7 @@ struct Operation {
   void* to;
   const void* from;
   size_t bytes;
+  bool early = false;
 };
 struct Graph { std::vector<Operation> operations; };
 struct Stream { Graph* capture = nullptr; };
@@ -36,17 +37,56 @@ static std::recursive_mutex lock;
 static std::map<Pointer, size_t> allocations;
 static size_t memory_used, memory_limit = 1ull << 30;
 static Result sticky;
-static unsigned launches, graph_launches;
+static unsigned launches, graph_launches, early_launches;
 #define LOCKED std::lock_guard<std::recursive_mutex> guard(lock); if (sticky) return sticky
+
+// What every kernel writes is found out, for those that are launched early.
+static bool tracks;
+static std::map<Pointer, std::vector<unsigned char>> before;
+static std::vector<sim::Written> written;
+static void remember() {
+  before.clear();
+  for (auto& [p, n] : allocations) before[p].assign((unsigned char*)p, (unsigned char*)p + n);
+}
+// Memory as it was when it was remembered, but for what is hidden; in pieces of 64 bytes.
+static std::vector<sim::Written> changes() {
+  std::vector<sim::Written> all;
+  for (auto& [p, bytes] : before)
+    for (size_t i = 0; i < bytes.size(); i += 64) {
+      const size_t n = std::min<size_t>(64, bytes.size() - i);
+      if (memcmp((void*)(p + i), bytes.data() + i, n)) all.push_back({(unsigned char*)p + i, std::vector<unsigned char>(n)});
+    }
+  return all;
+}
+static bool is_first_wait;
+static bool is_untouched() {
+  // Later blocks may: those before them have waited.
+  if (!is_first_wait) return true;
+  is_first_wait = false;
+  // Both in the order of addresses.
+  size_t hidden = 0;
+  for (auto& now : changes()) {
+    while (hidden < written.size() && written[hidden].at < now.at) hidden++;
+    if (hidden == written.size() || written[hidden].at != now.at) return false;
+  }
+  return true;
+}
 
 static Result run(Operation& o) {
   if (o.kind == Operation::COPY) {
     memmove(o.to, o.from, o.bytes);
+    written.clear();
     return SUCCESS;
   }
   std::vector<void*> pointers;
   for (auto& a : o.args) pointers.push_back(a.data());
+  if (tracks) remember();
+  is_first_wait = tracks;
+  const sim::Early early{&written, is_untouched};
+  sim::set_early(o.early ? &early : nullptr);
   if (!sim::launch(o.kernel, o.grid, o.block, o.dynamic_bytes, pointers.data())) sticky = LAUNCH_FAILED;
+  sim::set_early(nullptr);
+  if (tracks) written = changes();
   return sticky;
 }
 static Result submit(void* stream, Operation o) {
@@ -69,7 +109,9 @@ void sim_set_seed(unsigned seed) { std::lock_guard<std::recursive_mutex> g(lock)
 void sim_set_memory_limit(size_t bytes) { std::lock_guard<std::recursive_mutex> g(lock); memory_limit = bytes; }
 void sim_lose_device() { std::lock_guard<std::recursive_mutex> g(lock); sticky = LAUNCH_FAILED; }
 void sim_find_device() { std::lock_guard<std::recursive_mutex> g(lock); sticky = SUCCESS; }
+void sim_track_writes(unsigned yes) { std::lock_guard<std::recursive_mutex> g(lock); tracks = yes; }
 unsigned sim_launches() { std::lock_guard<std::recursive_mutex> g(lock); return launches; }
+unsigned sim_early_launches() { std::lock_guard<std::recursive_mutex> g(lock); return early_launches; }
 unsigned sim_graph_launches() { std::lock_guard<std::recursive_mutex> g(lock); return graph_launches; }
 size_t sim_memory_used() { std::lock_guard<std::recursive_mutex> g(lock); return memory_used; }
 
@@ -131,6 +173,7 @@ Result cuMemFree_v2(Pointer p) {
   std::lock_guard<std::recursive_mutex> g(lock);
   auto i = allocations.find(p);
   if (i == allocations.end()) return INVALID_VALUE;
+  written.clear();
   memory_used -= i->second;
   allocations.erase(i);
   free((void*)p);
@@ -156,8 +199,8 @@ Result cuModuleGetFunction(void** f, void*, const char* name) {
   return *f ? SUCCESS : NOT_FOUND;
 }
 Result cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
-Result cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                      void* s, void** params, void**) {
+static Result launch(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                     void* s, void** params, bool early) {
   LOCKED;
   const unsigned threads = bx * by * bz;
   if (!gx || !gy || !gz || !threads || threads > 1024 || gy > 65535 || gz > 65535 || shared > (unsigned)MAX_SHARED) return INVALID_VALUE;
@@ -165,7 +208,24 @@ Result cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned b
   Operation o{Operation::KERNEL, kernel, {gx, gy, gz}, {bx, by, bz}, shared, {}, nullptr, nullptr, 0};
   for (int i = 0; i < kernel->n_args; i++) o.args.emplace_back((char*)params[i], (char*)params[i] + kernel->sizes[i]);
   if (s && !((Stream*)s)->capture) launches++;
+  o.early = early;
+  early_launches += early;
   return submit(s, std::move(o));
+}
+Result cuLaunchKernel(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                      void* s, void** params, void**) {
+  return launch(f, gx, gy, gz, bx, by, bz, shared, s, params, false);
+}
+struct Attribute { int id; char pad[4]; unsigned long long value[8]; };
+struct Config { unsigned grid[3], block[3], shared; void* stream; const Attribute* attributes; unsigned n; };
+// Attribute 6: the kernel may begin before the one before it has ended.
+Result cuLaunchKernelEx(const Config* c, void* f, void** params, void**) {
+  bool early = false;
+  for (unsigned i = 0; i < c->n; i++) {
+    if (c->attributes[i].id != 6) return INVALID_VALUE;
+    early = (int)c->attributes[i].value[0];
+  }
+  return launch(f, c->grid[0], c->grid[1], c->grid[2], c->block[0], c->block[1], c->block[2], c->shared, c->stream, params, early);
 }
 
 Result cuStreamBeginCapture_v2(void* s, int) {

@@ -156,6 +156,28 @@ void copy_wait(int n) {
   c.pending.resize(kept);
 }
 
+static const Early* early;
+static bool is_hidden;
+void set_early(const Early* e) { early = e; }
+// What the predecessor wrote is not there yet.
+static void hide() {
+  for (Written& w : *early->predecessor) {
+    memcpy(w.bytes.data(), w.at, w.bytes.size());
+    memset(w.at, 0xff, w.bytes.size());
+  }
+  is_hidden = true;
+}
+static void show() {
+  for (Written& w : *early->predecessor) memcpy(w.at, w.bytes.data(), w.bytes.size());
+  is_hidden = false;
+}
+void wait_for_predecessor() {
+  current->waited = true;
+  if (!early || !is_hidden) return;
+  if (!early->is_untouched()) fail("something was written before it waited for the kernel before it");
+  show();
+}
+
 static unsigned seed, random_state = 1;
 static unsigned random_number() {
   random_state ^= random_state << 13;
@@ -185,10 +207,12 @@ static bool run_block(int n, int n_warps) {
     f->warp->lanes[i & 31] = f;
     f->warp->live |= 1u << (i & 31);
     f->state = READY;
+    f->waited = false;
     f->copies->pending.clear();
     f->copies->open = 0;
     prepare(f);
   }
+  if (early) hide();
   int live = n;
   while (live) {
     bool ran = false;
@@ -205,6 +229,10 @@ static bool run_block(int n, int n_warps) {
           to_fiber(f);
           if (failed) return false;
           if (f->state != DONE) continue;
+          if (early && !f->waited) {
+            fprintf(stderr, "simulator: %s: thread %u of a kernel that is launched early has not waited for the one before it\n", kernel_name, f->thread.x);
+            return false;
+          }
           live--;
           block.n_live--;
           w->live &= ~(1u << f->lane);

@@ -6,6 +6,8 @@
 //   sees what reaches past its end),
 // - a copy_async arrives when it is waited for and not before,
 // - warps and lanes run in an order that a seed decides,
+// - of a kernel that is launched early, what the one before it wrote is NaN until the block waits for it, nothing may
+//   have been written before that, and every thread has to wait,
 // - lanes that wait for each other in different collectives are reported, and so are those that wait for ever.
 // What it cannot show: races between blocks, the memory model, bank conflicts, time.
 #pragma once
@@ -58,6 +60,7 @@ struct Fiber {
   unsigned char* stack;
   uint3 thread;
   int lane, state;
+  bool waited;
   Warp* warp;
   CopyAsync* copies;
 };
@@ -89,6 +92,7 @@ Exchange& collective(uint32_t mask, const char* what, const void* in, size_t byt
 void copy_issue(void* to, const void* from, bool valid);
 void copy_commit();
 void copy_wait(int n);
+void wait_for_predecessor();
 
 using Invoke = void (*)(void**);
 struct Kernel {
@@ -181,6 +185,7 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+inline void wait_for_predecessor() { sim::wait_for_predecessor(); }
 // A fiber is never interrupted in the middle of it.
 inline uint32_t atomic_add(uint32_t* to, uint32_t n) { const uint32_t before = *to; *to += n; return before; }
 inline float __expf(float x) { return expf(x); }
@@ -188,6 +193,7 @@ inline float __int2float_rn(int x) { return (float)x; }
 inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline uint4 load_once(const uint4* p) { return *p; }
+inline int4 load_here(const int4* p) { return *p; }
 inline void copy_async16(void* to, const void* from, bool valid) { sim::copy_issue(to, from, valid); }
 inline void copy_async_commit() { sim::copy_commit(); }
 template <int N> inline void copy_async_wait() { sim::copy_wait(N); }

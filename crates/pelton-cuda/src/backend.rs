@@ -40,6 +40,9 @@ pub struct CudaOptions {
     pub compiler: Option<PathBuf>,
     /// Launch every kernel by itself.
     pub no_graphs: bool,
+    /// Launch kernels before those before them have ended, on cards from 9.0 on (programmatic dependent launch). Has run
+    /// on the simulator alone.
+    pub early_launches: bool,
     /// Copy all logits to the host, which chooses tokens: to compare, and to look for faults.
     pub choose_on_host: bool,
 }
@@ -79,7 +82,7 @@ impl CudaBackend {
         let ops = Ops::load(&mut kernels)?;
         let attention = AttentionKernels::load(&mut kernels)?;
         let chooser = if options.choose_on_host { None } else { Some(Chooser::load(&mut kernels)?) };
-        let queue = Queue::new(device.clone(), !options.no_graphs);
+        let queue = Queue::new(device.clone(), !options.no_graphs, options.early_launches);
         let context = Context { queue, kernels, ops, pool: Pool::new(device.clone()), device };
         let tiles = TileShape { group: 1, many: 64 };
         Ok(CudaBackend { attention, moe: MoeTables::default(), chooser, frequencies: None, tiles, context })

@@ -126,6 +126,11 @@ impl Device {
         Ok(Arc::new(Device { driver, info, device, context, stream }))
     }
 
+    /// Whether kernels can be launched before those before them have ended: from 9.0 on, and in graphs from CUDA 12.3 on.
+    pub(crate) fn can_launch_early(&self) -> bool {
+        self.info.capability >= (9, 0) && self.info.driver >= (12, 3) && self.driver.launch_with.is_some()
+    }
+
     /// The stream.
     pub(crate) fn stream(&self) -> Handle {
         self.stream

@@ -20,6 +20,32 @@ pub(crate) type Handle = *mut c_void;
 /// The driver's status for memory that is not there.
 pub(crate) const OUT_OF_MEMORY: Status = 2;
 
+/// One attribute of a launch, as the driver lays it out.
+#[repr(C)]
+pub(crate) struct LaunchAttribute {
+    id: c_int,
+    pad: [u8; 4],
+    value: [u64; 8],
+}
+
+impl LaunchAttribute {
+    /// The kernel may begin before the one before it has ended (programmatic stream serialization).
+    pub(crate) const EARLY: LaunchAttribute = LaunchAttribute { id: 6, pad: [0; 4], value: [1, 0, 0, 0, 0, 0, 0, 0] };
+}
+
+/// A launch with attributes, as the driver lays it out.
+#[repr(C)]
+pub(crate) struct LaunchConfig {
+    pub(crate) grid: [c_uint; 3],
+    pub(crate) block: [c_uint; 3],
+    pub(crate) shared: c_uint,
+    pub(crate) stream: Handle,
+    pub(crate) attributes: *const LaunchAttribute,
+    pub(crate) n_attributes: c_uint,
+}
+
+type LaunchWith = unsafe extern "C" fn(*const LaunchConfig, Handle, *mut *mut c_void, *mut *mut c_void) -> Status;
+
 /// Declares the table: each field is a C function of the same name, or of the name given.
 macro_rules! driver_table {
     ($($field:ident = $symbol:literal ($($arg:ty),*);)*) => {
@@ -29,6 +55,8 @@ macro_rules! driver_table {
             $(pub(crate) $field: unsafe extern "C" fn($($arg),*) -> Status,)*
             /// Changes the parameters of an executable graph; not in old drivers.
             pub(crate) graph_exec_update: Option<unsafe extern "C" fn(Handle, Handle, *mut c_void) -> Status>,
+            /// Launches with attributes; not in old drivers.
+            pub(crate) launch_with: Option<LaunchWith>,
             /// Kept open as long as its functions may be called.
             library: Library,
         }
@@ -43,6 +71,7 @@ macro_rules! driver_table {
                         path: path.to_path_buf(),
                         $($field: symbol(&library, path, $symbol)?,)*
                         graph_exec_update: library.get(b"cuGraphExecUpdate_v2\0").ok().map(|s| *s),
+                        launch_with: library.get(b"cuLaunchKernelEx\0").ok().map(|s| *s),
                         library,
                     })
                 }

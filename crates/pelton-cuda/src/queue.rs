@@ -13,12 +13,16 @@ use std::sync::Arc;
 
 use crate::CudaError;
 use crate::device::Device;
-use crate::driver::{DevicePointer, Handle};
+use crate::driver::{DevicePointer, Handle, LaunchAttribute, LaunchConfig};
 use crate::pool::Buffer;
 
 /// A kernel that can be launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Function(pub(crate) Handle);
+pub(crate) struct Function {
+    pub(crate) handle: Handle,
+    /// It waits for the kernel before it, so it may be launched early.
+    pub(crate) waits: bool,
+}
 
 // SAFETY: a handle of the driver, which may be used from any thread.
 unsafe impl Send for Function {}
@@ -125,6 +129,8 @@ pub(crate) struct Queue {
     /// Whether launches wait for the end of the step.
     collects: bool,
     uses_graphs: bool,
+    /// Kernels that wait are launched early.
+    launches_early: bool,
     graphs: Vec<Graph>,
     seen: Vec<u64>,
     clock: u64,
@@ -146,8 +152,9 @@ pub struct QueueCounts {
 }
 
 impl Queue {
-    pub(crate) fn new(device: Arc<Device>, uses_graphs: bool) -> Queue {
+    pub(crate) fn new(device: Arc<Device>, uses_graphs: bool, launches_early: bool) -> Queue {
         Queue {
+            launches_early: launches_early && device.can_launch_early(),
             device,
             pending: Vec::new(),
             collects: false,
@@ -248,11 +255,11 @@ impl Queue {
             return;
         }
         let launches = std::mem::take(&mut self.pending);
-        let device = self.device.clone();
+        let (device, launches_early) = (self.device.clone(), self.launches_early);
         self.counts.launches += launches.len();
         self.attempt(|| {
             device.enter()?;
-            launches.iter().try_for_each(|l| l.send(&device))
+            launches.iter().try_for_each(|l| l.send(&device, launches_early))
         });
         self.pending = launches;
         self.pending.clear();
@@ -335,7 +342,7 @@ impl Queue {
         // a handle.
         unsafe {
             device.driver.check("cuStreamBeginCapture", (device.driver.capture_begin)(device.stream(), 1))?;
-            let sent = self.pending.iter().try_for_each(|l| l.send(device));
+            let sent = self.pending.iter().try_for_each(|l| l.send(device, self.launches_early));
             let ended =
                 device.driver.check("cuStreamEndCapture", (device.driver.capture_end)(device.stream(), &mut graph));
             sent.and(ended)?;
@@ -345,19 +352,30 @@ impl Queue {
 }
 
 impl Launch {
-    fn send(&self, device: &Device) -> Result<(), CudaError> {
+    /// Where `early`, the driver may set it up while the launch before it still runs, if it waits for that itself.
+    fn send(&self, device: &Device, early: bool) -> Result<(), CudaError> {
         let Shape { grid: [x, y, z], threads, shared } = self.shape;
         let mut args = self.args;
         let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGS];
         for (pointer, arg) in pointers.iter_mut().zip(&mut args[..self.n_args]) {
             *pointer = std::ptr::from_mut(arg).cast();
         }
+        if let Some(launch_with) = device.driver.launch_with.filter(|_| early && self.function.waits) {
+            let attributes = [LaunchAttribute::EARLY];
+            let (stream, n_attributes) = (device.stream(), attributes.len() as u32);
+            let (grid, block, attributes) = ([x, y, z], [threads, 1, 1], attributes.as_ptr());
+            let config = LaunchConfig { grid, block, shared, stream, attributes, n_attributes };
+            // SAFETY: as below; the attributes live until the driver returns.
+            let status =
+                unsafe { launch_with(&config, self.function.handle, pointers.as_mut_ptr(), std::ptr::null_mut()) };
+            return device.driver.check("cuLaunchKernelEx", status);
+        }
         // SAFETY: the driver reads each argument through its pointer, as many bytes as the kernel declares, at most 8,
         // before it returns. That a kernel stays in its buffers is what the ops assert before they launch.
         let status = unsafe {
             let extra = std::ptr::null_mut();
             (device.driver.launch)(
-                self.function.0,
+                self.function.handle,
                 x,
                 y,
                 z,

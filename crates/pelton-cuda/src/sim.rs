@@ -202,6 +202,18 @@ impl Simulator {
         self.call("sim_set_memory_limit", bytes);
     }
 
+    /// Finds out what each kernel writes, for those that are launched early: what the kernel before them wrote is hidden
+    /// from them until they wait.
+    pub fn track_writes(&self) {
+        self.call("sim_track_writes", 1u32);
+    }
+
+    /// Kernels launched early so far, into graphs too.
+    pub fn early_launches(&self) -> u32 {
+        // SAFETY: a function of sim/fakecuda.cpp that gives a number.
+        unsafe { self.library.get::<unsafe extern "C" fn() -> u32>(b"sim_early_launches\0").expect("a function")() }
+    }
+
     /// From now on every call fails, as after a fault.
     pub fn lose_device(&self) {
         self.call("sim_lose_device", ());

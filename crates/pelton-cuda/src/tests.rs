@@ -2,6 +2,7 @@
 
 mod choose;
 mod conformance;
+mod early;
 mod graphs;
 mod grouped;
 mod memory;

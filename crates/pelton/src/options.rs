@@ -71,6 +71,9 @@ pub struct Options {
     pub gpu_layers: GpuLayers,
     /// The CUDA driver's library, where it is not the system's.
     pub gpu_driver: Option<PathBuf>,
+    /// Launch kernels on GPUs before those before them have ended, where a card can (programmatic dependent launch). The
+    /// same bits; off until it has been seen on hardware.
+    pub gpu_early_launches: bool,
     /// Threads of decoding steps; `None` is one for each core that the process may use.
     pub threads: Option<usize>,
     /// Threads of steps that read prompts (more than 16 rows); `None` is as many as for decoding.
@@ -153,6 +156,7 @@ impl Default for Options {
             backend: BackendChoice::Cpu,
             gpu_layers: GpuLayers::Auto,
             gpu_driver: None,
+            gpu_early_launches: false,
             threads: None,
             batch_threads: None,
             isa: None,

@@ -48,6 +48,15 @@ fn rule_of(kernel: &str) -> Rule {
     }
 }
 
+/// Whether a kernel that may be launched early touches memory before it has waited for the one before it: the compiler may
+/// move what it takes for constant.
+fn problem_of_waiting(code: &str) -> Option<String> {
+    let Some((before, _)) = code.split_once("ACQBULK") else { return Some("does not wait (ACQBULK)".into()) };
+    let touches = ["LDG", "STG", "LD.E", "ST.E", "ATOM", "RED.", "LDGSTS", "UBLKCP"];
+    let found = touches.iter().find(|t| before.contains(&format!(" {t}")));
+    found.map(|instruction| format!("has {instruction} before it waits (ACQBULK)"))
+}
+
 /// Checks one kernel's machine code.
 fn problems(kernel: &str, code: &str) -> Vec<String> {
     let rule = rule_of(kernel);
@@ -58,6 +67,12 @@ fn problems(kernel: &str, code: &str) -> Vec<String> {
         found.push("uses local memory (LDL, STL)".into());
     }
     found
+}
+
+/// Architectures from 9.0 on.
+fn launches_early(arch: &str) -> bool {
+    let digits: String = arch.chars().filter(char::is_ascii_digit).collect();
+    digits.parse::<u32>().is_ok_and(|n| n >= 90)
 }
 
 /// Cuts the disassembler's text at its functions.
@@ -88,7 +103,11 @@ pub(super) fn run(record: Option<PathBuf>) -> Result<(), String> {
             let output = output.map_err(|e| format!("cuobjdump: {e}; run `cargo xtask cuda-install` first"))?;
             for (kernel, code) in functions(&String::from_utf8_lossy(&output.stdout)) {
                 n += 1;
-                wrong.extend(problems(&kernel, &code).iter().map(|p| format!("{kernel} ({arch}) {p}")));
+                let mut found = problems(&kernel, &code);
+                if source.waits() && launches_early(arch) {
+                    found.extend(problem_of_waiting(&code));
+                }
+                wrong.extend(found.iter().map(|p| format!("{kernel} ({arch}) {p}")));
             }
         }
     }
@@ -135,6 +154,15 @@ mod tests {
         assert_eq!(problems("matvec_q4_k_1", &format!("{good}\n STL [R1], R2 ;")), ["uses local memory (LDL, STL)"]);
         assert!(problems("rope_angles", " STL [R1]").is_empty());
         assert_eq!(problems("attend_bf16_128_1", "LDSM LDGSTS"), ["has no HMMA.16816.F32.BF16"]);
+    }
+
+    #[test]
+    fn memory_is_touched_behind_the_wait_alone() {
+        assert_eq!(problem_of_waiting(" LDC R1 ;\n PREEXIT ;\n ACQBULK ;\n LDG.E R2 ;"), None);
+        let early = problem_of_waiting(" LDG.E.CONSTANT R2 ;\n ACQBULK ;").unwrap();
+        assert!(early.contains("LDG before it waits"), "{early}");
+        assert!(problem_of_waiting(" LDG.E R2 ;").unwrap().contains("does not wait"));
+        assert_eq!(["sm_80", "sm_89", "sm_90a", "sm_120"].map(launches_early), [false, false, true, true]);
     }
 
     #[test]

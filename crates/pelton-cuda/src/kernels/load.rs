@@ -18,7 +18,9 @@ const MAX_DYNAMIC_SHARED: i32 = 8;
 #[derive(Debug)]
 pub(crate) struct Kernels {
     device: Arc<Device>,
-    modules: Vec<(&'static str, Handle)>,
+    modules: Vec<(&'static Source, Handle)>,
+    /// The code is for cards that launch kernels early: it waits where the sources say so.
+    waits: bool,
     functions: HashMap<String, Function>,
     /// Where they came from.
     origin: String,
@@ -46,21 +48,23 @@ fn candidates(capability: (i32, i32)) -> Vec<&'static str> {
 }
 
 /// Finds the code of every file, all from one place; and says which.
-fn find_code(device: &Device, compiler: Option<&Path>) -> Result<(Vec<Vec<u8>>, String), CudaError> {
+fn find_code(device: &Device, compiler: Option<&Path>) -> Result<(Vec<Vec<u8>>, String, bool), CudaError> {
     let arch = device.info.arch();
     let no_kernels = |reason: String| CudaError::NoKernels { arch: arch.clone(), reason };
     let bundle = Bundle::embedded().map_err(|e| no_kernels(e.to_string()))?;
     for arch in candidates(device.info.capability).into_iter().chain([PTX]) {
         let all: Option<Vec<Vec<u8>>> = SOURCES.iter().map(|s| bundle.get(s.name, arch).map(<[u8]>::to_vec)).collect();
         if let Some(code) = all {
-            return Ok((code, format!("embedded {arch}")));
+            // What the driver makes of PTX is code for the oldest architecture.
+            return Ok((code, format!("embedded {arch}"), arch != PTX && device.info.capability >= (9, 0)));
         }
     }
     let compiler = Compiler::load(compiler).map_err(no_kernels)?;
     let compile = |s: &Source| compiler.compile(s, &arch, &[]).map(|o| o.code);
     let code = SOURCES.iter().map(compile).collect::<Result<Vec<_>, _>>().map_err(no_kernels)?;
     let (major, minor) = compiler.version();
-    Ok((code, format!("compiled here by NVRTC {major}.{minor}")))
+    // Nobody has looked whether this compiler leaves all loads behind the wait, as `cargo xtask sass-gate` does.
+    Ok((code, format!("compiled here by NVRTC {major}.{minor}"), false))
 }
 
 impl Kernels {
@@ -70,18 +74,19 @@ impl Kernels {
     /// [`CudaError::NoKernels`] where there is no code for the card and no compiler, and what the driver says.
     pub(crate) fn load(device: &Arc<Device>, compiler: Option<&Path>) -> Result<Kernels, CudaError> {
         // The simulator brings its kernels itself.
-        let (code, origin) = match device.driver.is_simulated() {
-            true => (vec![vec![0; 8]; SOURCES.len()], "simulated".to_string()),
+        let (code, origin, waits) = match device.driver.is_simulated() {
+            true => (vec![vec![0; 8]; SOURCES.len()], "simulated".to_string(), true),
             false => find_code(device, compiler)?,
         };
         device.enter()?;
-        let mut kernels = Kernels { device: device.clone(), modules: Vec::new(), functions: HashMap::new(), origin };
+        let mut kernels =
+            Kernels { device: device.clone(), modules: Vec::new(), waits, functions: HashMap::new(), origin };
         for (source, code) in SOURCES.iter().zip(code) {
             let mut module = std::ptr::null_mut();
             // SAFETY: the code is that of a compiler (PTX ends with a zero byte), kept until the driver has read it.
             let status = unsafe { (device.driver.module_load)(&mut module, code.as_ptr().cast()) };
             device.driver.check("cuModuleLoadData", status)?;
-            kernels.modules.push((source.name, module));
+            kernels.modules.push((source, module));
         }
         Ok(kernels)
     }
@@ -99,7 +104,8 @@ impl Kernels {
         if let Some(&function) = self.functions.get(name) {
             return Ok(function);
         }
-        let (_, module) = self.modules.iter().find(|(f, _)| *f == file).expect("a file of SOURCES");
+        let (source, module) = self.modules.iter().find(|(s, _)| s.name == file).expect("a file of SOURCES");
+        let waits = self.waits && source.waits();
         let symbol = CString::new(name).expect("names of kernels have no zero byte");
         let mut function = std::ptr::null_mut();
         // SAFETY: the module lives as long as `self`; the pointer is to a handle.
@@ -108,8 +114,9 @@ impl Kernels {
             .driver
             .check("cuModuleGetFunction", status)
             .map_err(|e| CudaError::NoKernels { arch: self.device.info.arch(), reason: format!("{name}: {e}") })?;
-        self.functions.insert(name.to_string(), Function(function));
-        Ok(Function(function))
+        let function = Function { handle: function, waits };
+        self.functions.insert(name.to_string(), function);
+        Ok(function)
     }
 
     /// A kernel whose launches ask for up to `shared` bytes of shared memory.
@@ -117,7 +124,8 @@ impl Kernels {
         let function = self.get(file, name)?;
         if shared > 48 << 10 {
             // SAFETY: the function lives as long as its module.
-            let status = unsafe { (self.device.driver.function_set)(function.0, MAX_DYNAMIC_SHARED, shared as i32) };
+            let status =
+                unsafe { (self.device.driver.function_set)(function.handle, MAX_DYNAMIC_SHARED, shared as i32) };
             self.device.driver.check("cuFuncSetAttribute", status)?;
         }
         Ok(function)

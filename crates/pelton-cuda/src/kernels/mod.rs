@@ -21,6 +21,13 @@ pub struct Source {
     pub text: &'static str,
 }
 
+impl Source {
+    /// Whether its kernels wait for the kernel before them before they touch memory, so that they may be launched early.
+    pub fn waits(&self) -> bool {
+        self.text.contains("wait_for_predecessor();")
+    }
+}
+
 macro_rules! sources {
     ($($name:literal)*) => {
         &[$(Source { name: $name, text: include_str!(concat!("../../kernels/", $name, ".cu")) }),*]
@@ -46,3 +53,21 @@ pub const ARCHITECTURES: &[&str] = &["sm_80", "sm_86", "sm_89", "sm_90a", "sm_12
 
 /// The intermediate form that a release carries for all others.
 pub const PTX: &str = "compute_80";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a file that waits, each kernel does so first.
+    #[test]
+    fn kernels_wait_before_anything_else_or_not_at_all() {
+        for source in SOURCES.iter().filter(|source| source.waits()) {
+            for kernel in source.text.split("__global__").skip(1) {
+                let (head, body) = kernel.split_once(") {").expect("a kernel has a body");
+                let first = body.trim_start_matches([' ', '\\', '\n']);
+                assert!(first.starts_with("wait_for_predecessor();"), "{}.cu: {head}", source.name);
+            }
+        }
+        assert!(SOURCES.iter().any(Source::waits));
+    }
+}

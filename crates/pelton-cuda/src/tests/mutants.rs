@@ -167,7 +167,7 @@ fn error(got: &[f32], truth: &[f32]) -> f64 {
 
 /// Which ops a change is in.
 #[derive(Clone, Copy, Debug)]
-enum Ops {
+pub(super) enum Ops {
     Norms,
     Linears,
     Groups,
@@ -175,7 +175,7 @@ enum Ops {
     Attention,
 }
 
-fn outputs<B: Backend>(b: &mut B, ops: Ops) -> Vec<Vec<f32>> {
+pub(super) fn outputs<B: Backend>(b: &mut B, ops: Ops) -> Vec<Vec<f32>> {
     match ops {
         Ops::Norms => norms(b),
         Ops::Linears => linears(b),

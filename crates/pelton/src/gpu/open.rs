@@ -219,7 +219,8 @@ fn open_cards(options: &Options) -> Result<Vec<Card>, Missing> {
     let found = pelton_cuda::devices(driver).map_err(|e| Missing::of(&e))?;
     let (mut cards, mut missing) = (Vec::new(), Missing::of(&CudaError::NoDevice));
     for info in found {
-        let cuda = CudaOptions { device: info.index, driver: options.gpu_driver.clone(), ..CudaOptions::default() };
+        let (device, driver, early_launches) = (info.index, options.gpu_driver.clone(), options.gpu_early_launches);
+        let cuda = CudaOptions { device, driver, early_launches, ..CudaOptions::default() };
         match CudaBackend::open(&cuda).and_then(|backend| Ok((backend.memory()?.1, backend))) {
             // A tenth stays free: for the driver, other programs and memory that lies in pieces.
             Ok((free, backend)) => cards.push(Card { backend, budget: free / 10 * 9 }),

@@ -15,6 +15,7 @@ fn context() -> Context {
     let environment = Environment {
         isa: None,
         cuda_driver: None,
+        early_launches: false,
         api_key: None,
         store: pelton::StoreOptions::from_vars(|_| None),
         history: None,
