@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pelton_backend::conformance::{Suite, Tolerances, batch_invariance, weighing};
-use pelton_backend::{Attention, Backend, BatchBuilder, Heads, KvLayout, KvType, LinearSpec, PAGE_LEN, Rope, Weight};
+use pelton_backend::conformance::{Suite, Tolerances, batch_invariance, random_groups, weighing};
+use pelton_backend::{
+    Ask, Attention, Backend, BatchBuilder, Heads, KvLayout, KvType, LinearSpec, PAGE_LEN, Rope, Weight,
+};
 use pelton_cuda::{CudaBackend, CudaOptions};
-use pelton_quant::DType;
+use pelton_quant::{CodeBook, DType, GroupedType, ZeroPoint};
 
-const USAGE: &str = "usage: device info | conform | bench [--tiny] [--driver LIBRARY] [--device N] [--no-graphs] [--early]";
+const USAGE: &str =
+    "usage: device info | conform | bench [--tiny] [--driver LIBRARY] [--device N] [--no-graphs] [--early]";
 
 fn main() {
     if let Err(problem) = run() {
@@ -81,8 +84,14 @@ fn bench(cuda: &mut CudaBackend, is_tiny: bool) {
     let bandwidth = 3.0 * 4.0 * (n / hidden * hidden) as f64 / add;
     println!("{{\"device\": \"{}\",\n \"bandwidth_gbps\": {:.1},\n \"linear\": [", cuda.describe(), bandwidth / 1e9);
     drop((x, y));
-    for (d, dtype) in [DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::BF16].into_iter().enumerate() {
-        let spec = LinearSpec::new("layer", vec![random_weight(dtype, ffn, hidden)], Vec::new()).expect("one part");
+    let blocks = [DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::Q8_0, DType::BF16];
+    let groups = [(4, Some(128), ZeroPoint::PerGroup), (4, Some(128), ZeroPoint::At(8)), (8, None, ZeroPoint::At(128))]
+        .map(|(bits, group, zero)| GroupedType { book: CodeBook::Int { bits }, group, zero });
+    let weights = blocks.map(|dtype| random_weight(dtype, ffn, hidden)).into_iter();
+    let weights = weights.chain(groups.map(|kind| random_groups(kind, ffn, hidden, false, 1)));
+    for (d, weight) in weights.enumerate() {
+        let dtype = weight.dtype();
+        let spec = LinearSpec::new("layer", vec![weight], Vec::new()).expect("one part");
         let layer = cuda.load_linear(&spec).expect("memory for one layer");
         let bytes: usize = cuda.placement(&layer).iter().map(|p| p.bytes).sum();
         for rows in [1, 2, 4, 8, 16, 32, 64, 512, 2048].into_iter().take(if is_tiny { 4 } else { 9 }) {
@@ -100,7 +109,37 @@ fn bench(cuda: &mut CudaBackend, is_tiny: bool) {
     }
     println!(" ],\n \"decode_attention\": [");
     decode_attention(cuda, is_tiny, repeats, bandwidth);
+    println!(" ],\n \"choose\": [");
+    choose(cuda, is_tiny, repeats);
     println!(" ]}}");
+}
+
+/// Tokens chosen where the logits are, greedily and by a draw from the likeliest, beside logits that are read.
+fn choose(cuda: &mut CudaBackend, is_tiny: bool, repeats: usize) {
+    let vocab = if is_tiny { 5000 } else { 151_936 };
+    let mut comma = "";
+    for rows in [1, 16, 64] {
+        let mut logits = cuda.alloc(rows, vocab);
+        let values: Vec<f32> = (0..rows * vocab).map(|i| ((i * 7919) % 10_007) as f32 * 1e-3).collect();
+        cuda.write(&mut logits, &values);
+        let (mut weighed, mut read) = (Vec::new(), Vec::new());
+        let mut weigh = |cuda: &mut CudaBackend, ask: Ask| {
+            let asks = vec![ask; rows];
+            seconds(cuda, repeats, |c| assert!(c.weigh(&logits, &asks, &mut weighed), "the device weighs"))
+        };
+        let best = weigh(cuda, Ask::default());
+        let likeliest = weigh(cuda, Ask { temperature: 0.7, point: None, likeliest: true });
+        let drawn = weigh(cuda, Ask { temperature: 1.0, point: Some(0.5), likeliest: false });
+        let all = seconds(cuda, repeats, |c| c.read(&logits, &mut read));
+        println!(
+            "  {comma}{{\"rows\": {rows}, \"vocab\": {vocab}, \"best_us\": {:.2}, \"likeliest_us\": {:.2}, \"drawn_us\": {:.2}, \"read_us\": {:.2}}}",
+            best * 1e6,
+            likeliest * 1e6,
+            drawn * 1e6,
+            all * 1e6,
+        );
+        comma = ",";
+    }
 }
 
 /// One row of each of some sequences over a long context.
