@@ -1,5 +1,5 @@
 #include "packed.cuh"
-// Block-quantized matrices times up to 64 rows on tensor cores: still bound by reading the weights.
+// Block-quantized matrices times some rows on tensor cores: still bound by reading the weights.
 //
 // A block makes 16 columns of the answer for 8 TILES rows; warps are classes of superblocks as in matvec.cu. A lane's codes
 // are its fragment of the instruction as they come from memory. Sums over a sub-block are the instruction's, exact; the
@@ -43,8 +43,8 @@ __device__ __forceinline__ void matmul_few(const uint8_t* __restrict__ weights, 
         // Rows past the last repeat it: their answers are dropped.
         const size_t at = (size_t)min(first + 8 * i + g, tokens - 1) * n_sb + sb;
         const int4* xs = reinterpret_cast<const int4*>(x.codes + at * 256 + h * 128 + t * 32);
-        const int4 low = xs[0], high = xs[1];
-        const int lows[4] = {low.x, low.y, low.z, low.w}, highs[4] = {high.x, high.y, high.z, high.w};
+        const int4 near = xs[0], far = xs[1];
+        const int lows[4] = {near.x, near.z, far.x, far.z}, highs[4] = {near.y, near.w, far.y, far.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           if constexpr (F::SUB == 32) {

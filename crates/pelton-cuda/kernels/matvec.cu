@@ -44,8 +44,8 @@ __device__ __forceinline__ void multiply_class(float (&acc)[TOKENS], const uint8
         if (i >= n_tokens) continue;
         const size_t at = (size_t)(first + i) * n_sb + sb;
         const int4* xs = reinterpret_cast<const int4*>(x.codes + at * 256 + h * 128 + t * 32);
-        const int4 low = xs[0], high = xs[1];
-        const int lows[4] = {low.x, low.y, low.z, low.w}, highs[4] = {high.x, high.y, high.z, high.w};
+        const int4 near = xs[0], far = xs[1];
+        const int lows[4] = {near.x, near.z, far.x, far.z}, highs[4] = {near.y, near.w, far.y, far.w};
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           const int a = __dp4a((int)codes.four(j, 0), lows[j], 0);

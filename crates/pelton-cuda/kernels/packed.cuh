@@ -144,8 +144,8 @@ __device__ __forceinline__ void load_units(const uint8_t* tile, int g, float& un
   }
 }
 
-// Rows of int8 activations: per superblock 256 codes in the order [2 h][4 t][2 p][4 j][4], so that lane t reads 32 bytes;
-// their unit; and their sums over 16 columns each, [16].
+// Rows of int8 activations: per superblock 256 codes in the order [2 h][4 t][4 j][2 p][4], so that lane t reads 32 bytes,
+// of which 8 are its fragment of an mma; their unit; and their sums over 16 columns each, [16].
 struct Rounded {
   const int8_t* codes;
   const float* units;

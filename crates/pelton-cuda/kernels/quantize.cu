@@ -28,9 +28,9 @@ __device__ __forceinline__ void round_row(const float* __restrict__ row, const i
   // Two lanes share 16 columns.
   sum += __shfl_xor_sync(ALL_LANES, sum, 1);
   const size_t at = (size_t)y * n_sb + sb;
-  // Column c = 128 h + 32 j + 16 p + 4 t + i goes to byte 128 h + 32 t + 16 p + 4 j + i.
+  // Column c = 128 h + 32 j + 16 p + 4 t + i goes to byte 128 h + 32 t + 8 j + 4 p + i.
   const int h = lane >> 4, j = lane >> 2 & 3, p = lane >> 1 & 1, t = 2 * (lane & 1);
-  uint32_t* to = reinterpret_cast<uint32_t*>(codes + at * 256) + 32 * h + 4 * p + j;
+  uint32_t* to = reinterpret_cast<uint32_t*>(codes + at * 256) + 32 * h + 2 * j + p;
   to[8 * t] = words[0];
   to[8 * (t + 1)] = words[1];
   if (!(lane & 1)) sums[at * 16 + (lane >> 1)] = (int16_t)sum;

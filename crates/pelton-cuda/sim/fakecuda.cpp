@@ -18,6 +18,7 @@ using Pointer = unsigned long long;
 static const Result SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, NOT_FOUND = 500,
                     LAUNCH_FAILED = 719, UPDATE_FAILED = 910, WRONG_STREAM = 400;
 static const int MAX_SHARED = 99 << 10;
+static const unsigned MIN_SHARED = 48 << 10;
 
 struct Operation {
   enum Kind { KERNEL, COPY } kind;
@@ -38,6 +39,7 @@ static std::map<Pointer, size_t> allocations;
 static size_t memory_used, memory_limit = 1ull << 30;
 static Result sticky;
 static unsigned launches, graph_launches, early_launches;
+static std::map<void*, unsigned> opted_in;
 #define LOCKED std::lock_guard<std::recursive_mutex> guard(lock); if (sticky) return sticky
 
 // What every kernel writes is found out, for those that are launched early.
@@ -198,12 +200,19 @@ Result cuModuleGetFunction(void** f, void*, const char* name) {
   *f = sim::find(name);
   return *f ? SUCCESS : NOT_FOUND;
 }
-Result cuFuncSetAttribute(void*, int, int) { return SUCCESS; }
+// Attribute 8: the shared memory that launches of a function may ask for beyond what every launch may.
+Result cuFuncSetAttribute(void* f, int attribute, int value) {
+  LOCKED;
+  if (attribute != 8 || value < 0 || value > MAX_SHARED) return INVALID_VALUE;
+  opted_in[f] = (unsigned)value;
+  return SUCCESS;
+}
 static Result launch(void* f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                      void* s, void** params, bool early) {
   LOCKED;
   const unsigned threads = bx * by * bz;
-  if (!gx || !gy || !gz || !threads || threads > 1024 || gy > 65535 || gz > 65535 || shared > (unsigned)MAX_SHARED) return INVALID_VALUE;
+  const unsigned most_shared = opted_in.count(f) ? std::max(opted_in[f], MIN_SHARED) : MIN_SHARED;
+  if (!gx || !gy || !gz || !threads || threads > 1024 || gy > 65535 || gz > 65535 || shared > most_shared) return INVALID_VALUE;
   auto kernel = (sim::Kernel*)f;
   Operation o{Operation::KERNEL, kernel, {gx, gy, gz}, {bx, by, bz}, shared, {}, nullptr, nullptr, 0};
   for (int i = 0; i < kernel->n_args; i++) o.args.emplace_back((char*)params[i], (char*)params[i] + kernel->sizes[i]);

@@ -28,7 +28,7 @@ Kernel* find(const char* name) {
 }
 
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
-struct Copy { void* to; const void* from; bool valid; int group; };
+struct Copy { void* to; const void* from; int bytes; bool valid; int group; };
 struct CopyAsync { std::vector<Copy> pending; int open = 0; };
 
 static const size_t STACK = 128 << 10;
@@ -140,9 +140,9 @@ void* shared_array(const void* key, size_t bytes) {
   return p;
 }
 
-void copy_issue(void* to, const void* from, bool valid) {
-  memset(to, 0xff, 16);
-  current->copies->pending.push_back({to, from, valid, current->copies->open});
+void copy_issue(void* to, const void* from, int bytes, bool valid) {
+  memset(to, 0xff, bytes);
+  current->copies->pending.push_back({to, from, bytes, valid, current->copies->open});
 }
 void copy_commit() { current->copies->open++; }
 void copy_wait(int n) {
@@ -150,8 +150,8 @@ void copy_wait(int n) {
   size_t kept = 0;
   for (Copy& p : c.pending) {
     if (p.group >= c.open - n) c.pending[kept++] = p;
-    else if (p.valid) memcpy(p.to, p.from, 16);
-    else memset(p.to, 0, 16);
+    else if (p.valid) memcpy(p.to, p.from, p.bytes);
+    else memset(p.to, 0, p.bytes);
   }
   c.pending.resize(kept);
 }

@@ -89,7 +89,7 @@ void sync_block();
 // Deposits `bytes` of `in`; the last lane of `mask` to come runs `finish`, if any; then all go on.
 using Finish = void (*)(Exchange&);
 Exchange& collective(uint32_t mask, const char* what, const void* in, size_t bytes, Finish finish);
-void copy_issue(void* to, const void* from, bool valid);
+void copy_issue(void* to, const void* from, int bytes, bool valid);
 void copy_commit();
 void copy_wait(int n);
 void wait_for_predecessor();
@@ -194,7 +194,8 @@ inline int __float2int_rn(float x) { return (int)nearbyintf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline uint4 load_once(const uint4* p) { return *p; }
 inline int4 load_here(const int4* p) { return *p; }
-inline void copy_async16(void* to, const void* from, bool valid) { sim::copy_issue(to, from, valid); }
+inline void copy_async16(void* to, const void* from, bool valid) { sim::copy_issue(to, from, 16, valid); }
+inline void copy_async4(void* to, const void* from) { sim::copy_issue(to, from, 4, true); }
 inline void copy_async_commit() { sim::copy_commit(); }
 template <int N> inline void copy_async_wait() { sim::copy_wait(N); }
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row) {

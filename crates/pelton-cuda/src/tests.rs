@@ -7,3 +7,4 @@ mod graphs;
 mod grouped;
 mod memory;
 mod mutants;
+mod products;

@@ -35,6 +35,7 @@ fn rule_of(kernel: &str) -> Rule {
         "matmul" if is_float => Rule { instructions: &["FFMA"], may_spill: true },
         "matvec" | "gated" if SHORT_CODES.iter().any(|s| kernel.contains(s)) => rule(&["IDP.4A"]),
         "matvec" | "gated" => rule(&["IDP.4A", "LDG.E.128"]),
+        "matmul" if kernel.ends_with("_many") => rule(&["IMMA.168", "LDGSTS.E.BYPASS.128", "LDS.128"]),
         "matmul" if SHORT_SCALES.iter().any(|s| kernel.contains(s)) => rule(&["IMMA.16816"]),
         "matmul" => rule(&["IMMA.16832", "LDG.E.128"]),
         // Heads of 256 columns hold 128 sums a lane: the widest models (Gemma) pay some local memory.

@@ -269,6 +269,15 @@ impl Format {
         self.at_units() + if self.has_minima && self.is_wide && !self.has_one_unit { 64 } else { 32 }
     }
 
+    /// Shared memory of a block of `kernels/matmul_many.cu`: three stages of half a superblock each, of 16 tiles (without
+    /// what the other half has, but all minima) and 64 rows.
+    pub(crate) fn ring_bytes(&self) -> usize {
+        let minima = if self.has_minima { self.scales_bytes() } else { 0 };
+        let halves = self.at_scales() + self.scales_bytes();
+        let tile = halves / 2 + minima + self.tile_bytes() - self.at_units();
+        3 * (16 * tile + 64 * (128 + 16 + 4) + if self.has_minima { 64 * 32 } else { 0 })
+    }
+
     /// Puts a superblock into row `g` of a tile of zeros.
     pub(crate) fn write(&self, sb: &Superblock, g: usize, tile: &mut [u8]) {
         for (column, &code) in sb.codes.iter().enumerate() {

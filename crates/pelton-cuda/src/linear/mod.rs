@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pelton_backend::{BackendError, Gate, LinearSpec, Placement, Weight};
 use pelton_quant::{CodeBook, DType, GroupedType, WeightType};
 
+#[cfg(test)]
+pub(crate) use format::FORMATS;
 pub(crate) use format::{SUPERBLOCK, TILE_ROWS};
 
 use crate::CudaError;
@@ -71,6 +73,10 @@ pub(crate) enum Floats {
 /// Columns of a chunk of `kernels/floats.cu`.
 const CHUNK: usize = 64;
 
+/// From this number of rows on, products are staged through shared memory: groups of 64 rows read the weights once, where
+/// groups of 32 would read them three times.
+const MANY: usize = 65;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackedKernels {
     /// 1, 2 and 4 rows.
@@ -78,6 +84,8 @@ pub(crate) struct PackedKernels {
     gated: Function,
     /// 8, 16 and 32 rows.
     matmul: [Function; 3],
+    /// [`MANY`] and more.
+    many: Function,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +124,9 @@ impl PackedKernels {
         let matvec = [matvec(1)?, matvec(2)?, matvec(4)?];
         let gated = kernels.get("matvec", &format!("gated_{name}"))?;
         let mut matmul = |n: usize| kernels.get("matmul_few", &format!("matmul_{name}_{n}"));
-        Ok(PackedKernels { matvec, gated, matmul: [matmul(8)?, matmul(16)?, matmul(32)?] })
+        let matmul = [matmul(8)?, matmul(16)?, matmul(32)?];
+        let many = kernels.get_with_shared("matmul_many", &format!("matmul_{name}_many"), format.ring_bytes())?;
+        Ok(PackedKernels { matvec, gated, matmul, many })
     }
 }
 
@@ -321,7 +331,7 @@ impl Part {
     fn forward(&self, context: &mut Context, inputs: &Inputs<'_>, rows: usize, bias: u64, out: &Tensor) {
         let (n, width, column) = (self.rows, out.cols(), self.column);
         match self.kind {
-            Kind::Packed(_, kernels) => {
+            Kind::Packed(format, kernels) => {
                 let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
                 let Rounded { codes, units, sums } = inputs.rounded(self);
                 if rows <= 4 {
@@ -355,8 +365,13 @@ impl Part {
                     9..=16 => (kernels.matmul[1], 16),
                     _ => (kernels.matmul[2], 32),
                 };
-                let shape = Shape::new(n.div_ceil(2 * TILE_ROWS), rows.div_ceil(group), 1, 128);
                 let args = args![&self.weights, codes, units, sums, bias, out.buffer(), n, n_sb, rows, width, column];
+                if rows >= MANY {
+                    let mut shape = Shape::new(rows.div_ceil(64), n.div_ceil(128), 1, 256);
+                    shape.shared = format.ring_bytes() as u32;
+                    return context.queue.launch(kernels.many, shape, args);
+                }
+                let shape = Shape::new(n.div_ceil(2 * TILE_ROWS), rows.div_ceil(group), 1, 128);
                 context.queue.launch(function, shape, args);
             }
             Kind::Floats(_, kernels) => {

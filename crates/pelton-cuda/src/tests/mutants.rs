@@ -104,6 +104,29 @@ fn groups<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
     outputs
 }
 
+/// Products of many rows, and how many of their bits are not those of a few rows.
+fn many_rows<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
+    let (out_features, cols, rows) = (21, 1280, 70);
+    let mut outputs = Vec::new();
+    for dtype in [DType::Q4_K, DType::Q6_K, DType::Q5_1, DType::Q8_0] {
+        let spec =
+            LinearSpec::new("layer", vec![weight(dtype, out_features, cols, 7)], numbers(out_features, 8)).unwrap();
+        let layer = b.load_linear(&spec).unwrap();
+        let values = numbers(rows * cols, 60);
+        let mut product = |values: &[f32]| {
+            let x = upload(b, values.len() / cols, cols, values);
+            let mut out = b.alloc(values.len() / cols, out_features);
+            b.linear(&x, &layer, &mut out);
+            read(b, &out)
+        };
+        let together = product(&values);
+        let apart: Vec<f32> = values.chunks(4 * cols).flat_map(&mut product).collect();
+        let differ = together.iter().zip(&apart).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        outputs.extend([together, vec![1.0 + differ as f32]]);
+    }
+    outputs
+}
+
 fn experts<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
     experts_of(b, |rows, cols, seed| weight(DType::Q8_0, rows, cols, seed))
 }
@@ -171,6 +194,7 @@ pub(super) enum Ops {
     Norms,
     Linears,
     Groups,
+    ManyRows,
     Experts,
     Attention,
 }
@@ -180,6 +204,7 @@ pub(super) fn outputs<B: Backend>(b: &mut B, ops: Ops) -> Vec<Vec<f32>> {
         Ops::Norms => norms(b),
         Ops::Linears => linears(b),
         Ops::Groups => groups(b),
+        Ops::ManyRows => many_rows(b),
         Ops::Experts => experts(b),
         Ops::Attention => attention(b),
     }
@@ -212,7 +237,7 @@ fn without_a_mistake_every_order_of_lanes_is_right() {
         changes: &[("sim.h", "// What it cannot show:", "// (Mutants) what it cannot show:")],
         ..Build::default()
     });
-    for ops in [Ops::Norms, Ops::Linears, Ops::Groups, Ops::Experts, Ops::Attention] {
+    for ops in [Ops::Norms, Ops::Linears, Ops::Groups, Ops::ManyRows, Ops::Experts, Ops::Attention] {
         for seed in [0, 1, 2, 3] {
             let error = largest_error(&library, ops, seed);
             assert!(error < TOLERANCE, "{ops:?}, seed {seed}: {error}");
@@ -267,6 +292,18 @@ mutants! {
         "mma_s8_k32(c, a, lows[j], highs[j]);" => "mma_s8_k32(c, a, highs[j], lows[j]);";
     swapped_registers_of_weights: Ops::Linears, "matmul_few.cu",
         "codes[1].four(j, 0), codes[0].four(j, 1), codes[1]" => "codes[0].four(j, 1), codes[1].four(j, 0), codes[1]";
+    a_stage_that_has_not_arrived: Ops::ManyRows, "ring.cuh",
+        "copy_async_wait<STAGES - 2>();" => "copy_async_wait<STAGES - 1>();";
+    a_stage_overwritten_while_it_is_read: Ops::ManyRows, "ring.cuh",
+        "copy_async_wait<STAGES - 2>();\n        __syncthreads();" => "copy_async_wait<STAGES - 2>();";
+    classes_in_another_order: Ops::ManyRows, "ring.cuh",
+        "CLASSES = 4" => "CLASSES = 2";
+    fragments_of_the_wrong_rows: Ops::ManyRows, "matmul_many.cu",
+        "a[j][2 * p + r] =" => "a[j][p + 2 * r] =";
+    scales_of_the_first_half_twice: Ops::ManyRows, "matmul_many.cu",
+        "step = F::SCALES_BYTES / 2;" => "step = 0;";
+    a_digit_of_the_wrong_weight: Ops::ManyRows, "matmul_many.cu",
+        "c[e] *= 128;" => "c[e] *= 256;";
     a_missing_barrier_after_loading: Ops::Linears, "floats.cu",
         "xs[c + 3][r] = v.w;\n        }\n        __syncthreads();" => "xs[c + 3][r] = v.w;\n        }";
     an_expert_of_another_slot: Ops::Experts, "moe.cu",

@@ -1,0 +1,73 @@
+//! Products of many rows: the bits of one row alone, whatever the number of rows, columns and superblocks.
+
+use pelton_backend::{Backend, LinearSpec};
+use pelton_quant::DType;
+
+use super::conformance::backend;
+use super::mutants::{numbers, upload, weight};
+use crate::CudaBackend;
+use crate::linear::FORMATS;
+
+type Linear = <CudaBackend as Backend>::Linear;
+
+fn layer(cuda: &mut CudaBackend, dtype: DType, n: usize, k: usize) -> Linear {
+    let spec = LinearSpec::new("layer", vec![weight(dtype, n, k, 3)], numbers(n, 4)).unwrap();
+    cuda.load_linear(&spec).unwrap()
+}
+
+fn product(cuda: &mut CudaBackend, layer: &Linear, x: &[f32], rows: usize) -> Vec<u32> {
+    let k = x.len() / rows;
+    let x = upload(cuda, rows, k, x);
+    let mut out = cuda.alloc(rows, layer.out_features);
+    cuda.linear(&x, layer, &mut out);
+    let mut values = Vec::new();
+    cuda.read(&out, &mut values);
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// Holds products of several numbers of rows, up to the last of `counts`, against each row alone.
+fn assert_same_bits(
+    cuda: &mut CudaBackend,
+    dtype: DType,
+    n: usize,
+    k: usize,
+    counts: impl Iterator<Item = usize> + Clone,
+) {
+    let most = counts.clone().max().unwrap();
+    let layer = layer(cuda, dtype, n, k);
+    let x = numbers(most * k, 5);
+    let alone: Vec<u32> = x.chunks(k).flat_map(|x| product(cuda, &layer, x, 1)).collect();
+    for rows in counts {
+        // Not always the same rows in the same places.
+        let first = (most - rows) / 2;
+        let together = product(cuda, &layer, &x[first * k..(first + rows) * k], rows);
+        let differs = together.iter().zip(&alone[first * n..]).position(|(a, b)| a != b);
+        assert_eq!(differs.map(|at| (at / n, at % n)), None, "{dtype} ({n}, {k}), {rows} rows");
+    }
+}
+
+#[test]
+fn every_format_has_the_same_bits_with_many_rows() {
+    let mut cuda = backend(true);
+    for (i, format) in FORMATS.iter().enumerate() {
+        // One, two, and five superblocks, the last of them in part where blocks are small.
+        let block = format.dtype.block_len();
+        for (n, k) in
+            [(1, 256 / block * block), (21, 512), (8 * i + 37, 1280 - if block < 256 { 3 * block } else { 0 })]
+        {
+            assert_same_bits(&mut cuda, format.dtype, n, k, [4, 32, 65, 129].into_iter());
+        }
+    }
+}
+
+#[test]
+fn every_number_of_rows_has_the_same_bits() {
+    assert_same_bits(&mut backend(true), DType::Q4_K, 9, 512, 1..=200);
+}
+
+#[test]
+fn columns_past_a_block_have_the_same_bits() {
+    for (dtype, n) in [(DType::Q6_K, 128), (DType::Q4_0, 131), (DType::Q5_1, 257)] {
+        assert_same_bits(&mut backend(true), dtype, n, 256, [66, 70].into_iter());
+    }
+}
