@@ -1,39 +1,16 @@
 #include "prelude.cuh"
-// Float matrices (F32, F16, BF16) times f32 rows, in f32.
+// Matrices of f32 times f32 rows, in f32.
 //
 // Rows of weights are zero-padded to `stride` columns, a multiple of 64; so are those of x. Columns are cut in chunks of
 // 64; chunk c belongs to class c % 16. A class adds its products in order, one accumulator; the classes are added as
 //   warp sums s_w = ((class 4w + class 4w+1) + class 4w+2) + class 4w+3,   then ((s_0 + s_1) + s_2) + s_3, then the bias
 // in both kernels below, so that the number of rows changes no bit.
 
-template <class T> struct Element;
-template <> struct Element<float> {
-  static constexpr int PER_16 = 4;
-  static __device__ __forceinline__ float get(const uint4& v, int i) { return __uint_as_float((&v.x)[i]); }
-};
-template <> struct Element<half_t> {
-  static constexpr int PER_16 = 8;
-  static __device__ __forceinline__ float get(const uint4& v, int i) {
-    half_t h;
-    h.u = (uint16_t)((&v.x)[i >> 1] >> (16 * (i & 1)));
-    return h2f(h);
-  }
-};
-template <> struct Element<bf16_t> {
-  static constexpr int PER_16 = 8;
-  static __device__ __forceinline__ float get(const uint4& v, int i) {
-    bf16_t h;
-    h.u = (uint16_t)((&v.x)[i >> 1] >> (16 * (i & 1)));
-    return b2f(h);
-  }
-};
-
 // 8 columns of the answer a block; lane 4 g + t of warp w: row g, class 4 w + t. Experts as in matvec.cu.
-template <class T, int TOKENS>
+template <int TOKENS>
 __device__ __forceinline__ void float_matvec(const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int* picks, int share,
                                              const float* x, const float* bias, float* out, int n, int stride, int tokens,
                                              int width, int column) {
-  using E = Element<T>;
   SHARED(float, warps, [4][TOKENS][8]);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   int from = blockIdx.y * TOKENS;
@@ -46,26 +23,22 @@ __device__ __forceinline__ void float_matvec(const uint8_t* weights, const uint8
   }
   // Rows past the last repeat it: their answers are dropped.
   const int row = min((int)blockIdx.x * 8 + g, n - 1);
-  const T* w = reinterpret_cast<const T*>(weights) + (size_t)row * stride;
+  const float* w = reinterpret_cast<const float*>(weights) + (size_t)row * stride;
   float acc[TOKENS];
 #pragma unroll
   for (int i = 0; i < TOKENS; i++) acc[i] = 0.f;
   for (int chunk = warp * 4 + t; chunk * 64 < stride; chunk += 16) {
 #pragma unroll 4
-    for (int k = chunk * 64; k < chunk * 64 + 64; k += E::PER_16) {
+    for (int k = chunk * 64; k < chunk * 64 + 64; k += 4) {
       const uint4 v = load_once(reinterpret_cast<const uint4*>(w + k));
 #pragma unroll
       for (int i = 0; i < TOKENS; i++) {
         if (i >= n_tokens) continue;
-        const float4* xs = reinterpret_cast<const float4*>(x + (size_t)(from + i) * stride + k);
-#pragma unroll
-        for (int e = 0; e < E::PER_16; e += 4) {
-          const float4 y = xs[e >> 2];
-          acc[i] = __fmaf_rn(E::get(v, e), y.x, acc[i]);
-          acc[i] = __fmaf_rn(E::get(v, e + 1), y.y, acc[i]);
-          acc[i] = __fmaf_rn(E::get(v, e + 2), y.z, acc[i]);
-          acc[i] = __fmaf_rn(E::get(v, e + 3), y.w, acc[i]);
-        }
+        const float4 y = *reinterpret_cast<const float4*>(x + (size_t)(from + i) * stride + k);
+        acc[i] = __fmaf_rn(__uint_as_float(v.x), y.x, acc[i]);
+        acc[i] = __fmaf_rn(__uint_as_float(v.y), y.y, acc[i]);
+        acc[i] = __fmaf_rn(__uint_as_float(v.z), y.z, acc[i]);
+        acc[i] = __fmaf_rn(__uint_as_float(v.w), y.w, acc[i]);
       }
     }
   }
@@ -85,10 +58,8 @@ __device__ __forceinline__ void float_matvec(const uint8_t* weights, const uint8
 }
 
 // 64 columns of the answer x 64 rows a block, 4 x 4 a thread; chunks in the order of their classes.
-template <class T>
 __device__ __forceinline__ void float_matmul(const uint8_t* weights, const float* __restrict__ x, const float* __restrict__ bias,
                                              float* __restrict__ out, int n, int stride, int tokens, int width, int column) {
-  using E = Element<T>;
   // [column of the chunk][row]; a pad so that neither writing nor reading meets a bank twice.
   SHARED(float, ws, [64][65]);
   SHARED(float, xs, [64][65]);
@@ -105,12 +76,14 @@ __device__ __forceinline__ void float_matmul(const uint8_t* weights, const float
         for (int b = 0; b < 4; b++) acc[a][b] = 0.f;
       for (int chunk = warp * 4 + t; chunk < chunks; chunk += 16) {
         __syncthreads();
-        for (int i = threadIdx.x; i < 64 * (64 / E::PER_16); i += 256) {
-          const int r = i / (64 / E::PER_16), c = i % (64 / E::PER_16) * E::PER_16;
-          const T* from = reinterpret_cast<const T*>(weights) + (size_t)min(row0 + r, n - 1) * stride + chunk * 64 + c;
-          const uint4 v = *reinterpret_cast<const uint4*>(from);
-#pragma unroll
-          for (int e = 0; e < E::PER_16; e++) ws[c + e][r] = E::get(v, e);
+        for (int i = threadIdx.x; i < 64 * 16; i += 256) {
+          const int r = i >> 4, c = (i & 15) * 4;
+          const float* from = reinterpret_cast<const float*>(weights) + (size_t)min(row0 + r, n - 1) * stride + chunk * 64 + c;
+          const float4 v = *reinterpret_cast<const float4*>(from);
+          ws[c][r] = v.x;
+          ws[c + 1][r] = v.y;
+          ws[c + 2][r] = v.z;
+          ws[c + 3][r] = v.w;
         }
         for (int i = threadIdx.x; i < 64 * 16; i += 256) {
           const int r = i >> 4, c = (i & 15) * 4;
@@ -155,25 +128,20 @@ extern "C" __global__ void pad_rows(const float* __restrict__ x, float* __restri
 }
 KERNEL(pad_rows)
 
-#define MATVEC(name, T, TOKENS)                                                                                           \
+#define MATVEC(name, TOKENS)                                                                                           \
   extern "C" __global__ void __launch_bounds__(128, 6) name(const uint8_t* weights, const uint8_t* const* experts,           \
                                                          const float* const* biases, const int* picks, int share, const float* x, const float* bias,  \
                                                          float* out, int n, int stride, int tokens, int width, int column) { \
-    wait_for_predecessor();                                                                                                  \
-    float_matvec<T, TOKENS>(weights, experts, biases, picks, share, x, bias, out, n, stride, tokens, width, column);              \
+    wait_for_predecessor();                                                                                              \
+    float_matvec<TOKENS>(weights, experts, biases, picks, share, x, bias, out, n, stride, tokens, width, column);              \
   }                                                                                                                       \
   KERNEL(name)
-#define MATMUL(name, T)                                                                                                   \
-  extern "C" __global__ void __launch_bounds__(256, 2) name(const uint8_t* weights, const float* x, const float* bias,       \
-                                                         float* out, int n, int stride, int tokens, int width, int column) { \
-    wait_for_predecessor();                                                                                                  \
-    float_matmul<T>(weights, x, bias, out, n, stride, tokens, width, column);                                             \
-  }                                                                                                                       \
-  KERNEL(name)
-#define OF_TYPE(low, T)         \
-  MATVEC(matvec_##low##_1, T, 1) \
-  MATVEC(matvec_##low##_4, T, 4) \
-  MATMUL(matmul_##low, T)
-OF_TYPE(f32, float)
-OF_TYPE(f16, half_t)
-OF_TYPE(bf16, bf16_t)
+MATVEC(matvec_f32_1, 1)
+MATVEC(matvec_f32_4, 4)
+
+extern "C" __global__ void __launch_bounds__(256, 2) matmul_f32(const uint8_t* weights, const float* x, const float* bias, float* out,
+                                                                int n, int stride, int tokens, int width, int column) {
+  wait_for_predecessor();
+  float_matmul(weights, x, bias, out, n, stride, tokens, width, column);
+}
+KERNEL(matmul_f32)

@@ -24,17 +24,18 @@ const fn rule(instructions: &'static [&'static str]) -> Rule {
 const SHORT_SCALES: [&str; 3] = ["q2_k", "q3_k", "q6_k"];
 /// Formats whose codes are read 4 or 8 bytes a lane.
 const SHORT_CODES: [&str; 4] = ["q2_k", "q3_k", "int2z", "int3z"];
-const FLOATS: [&str; 3] = ["f32", "f16", "bf16"];
 
 fn rule_of(kernel: &str) -> Rule {
     let parts: Vec<&str> = kernel.split('_').collect();
-    let is_float = parts.get(1).is_some_and(|p| FLOATS.contains(p));
+    let is_float = parts.get(1) == Some(&"f32");
     match parts[0] {
         "matvec" if is_float => rule(&["FFMA", "LDG.E"]),
         // Its sums of finished classes may wait in local memory: once in 64 columns of each.
         "matmul" if is_float => Rule { instructions: &["FFMA"], may_spill: true },
         "matvec" | "gated" if SHORT_CODES.iter().any(|s| kernel.contains(s)) => rule(&["IDP.4A"]),
         "matvec" | "gated" => rule(&["IDP.4A", "LDG.E.128"]),
+        "terms" if kernel.ends_with("_many") => rule(&["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS.128", "LDS.128"]),
+        "terms" => rule(&["HMMA.16816.F32.BF16", "LDG.E.128"]),
         "matmul" if kernel.ends_with("_many") => rule(&["IMMA.168", "LDGSTS.E.BYPASS.128", "LDS.128"]),
         "matmul" if SHORT_SCALES.iter().any(|s| kernel.contains(s)) => rule(&["IMMA.16816"]),
         "matmul" => rule(&["IMMA.16832", "LDG.E.128"]),

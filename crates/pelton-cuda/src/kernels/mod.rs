@@ -36,7 +36,7 @@ macro_rules! sources {
 
 /// All files of kernels.
 pub const SOURCES: &[Source] = sources! {
-    "norm" "elementwise" "rope" "quantize" "matvec" "matmul_few" "matmul_many" "floats" "moe" "attention_wide" "attention" "choose"
+    "norm" "elementwise" "rope" "quantize" "matvec" "matmul_few" "matmul_many" "terms" "terms_many" "floats" "moe" "attention_wide" "attention" "choose"
 };
 
 macro_rules! headers {
@@ -45,7 +45,7 @@ macro_rules! headers {
 
 /// What the files include: name and text.
 pub const HEADERS: &[(&str, &str)] = headers! {
-    "prelude.cuh" "activation.cuh" "packed.cuh" "ring.cuh" "attention.cuh"
+    "prelude.cuh" "activation.cuh" "packed.cuh" "ring.cuh" "terms.cuh" "attention.cuh"
 };
 
 /// The architectures that a release carries machine code for: A100; RTX 30; RTX 40; H100; RTX 50.

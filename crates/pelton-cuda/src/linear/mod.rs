@@ -1,12 +1,13 @@
 //! Linear layers on the device: packing, and which kernel runs a number of rows.
 //!
-//! Invariant: all kernels of a layout add the same numbers in the same order (`kernels/packed.cuh`, `kernels/floats.cu`), so
+//! Invariant: all kernels of a layout add the same numbers in the same order (`kernels/packed.cuh`, `terms.cuh`, `floats.cu`), so
 //! that which of them runs, and with how many rows, changes no bit.
 
 mod format;
 mod groups;
 mod order;
 mod pack;
+mod terms;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::queue::{Function, Shape, args};
 use crate::tensor::Tensor;
 use format::Format;
 use order::{Order, is_same};
+use terms::{Product, TermKernels, Terms};
 
 /// A packed linear layer.
 #[derive(Debug)]
@@ -58,16 +60,10 @@ pub(crate) struct Part {
 pub(crate) enum Kind {
     /// Tiles of integers; rows of activations are rounded to int8.
     Packed(&'static Format, PackedKernels),
-    /// Floats, rows padded to whole chunks of [`CHUNK`]; activations as they are.
-    Floats(Floats, FloatKernels),
-}
-
-/// Element types of float matrices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Floats {
-    F32,
-    F16,
-    Bf16,
+    /// Tiles of 16-bit floats; rows of activations are cut into two terms of bf16.
+    Terms(Terms, TermKernels),
+    /// f32, rows padded to whole chunks of [`CHUNK`]; activations as they are.
+    Floats(FloatKernels),
 }
 
 /// Columns of a chunk of `kernels/floats.cu`.
@@ -131,15 +127,9 @@ impl PackedKernels {
 }
 
 impl FloatKernels {
-    fn load(kernels: &mut Kernels, floats: Floats) -> Result<FloatKernels, CudaError> {
-        let name = match floats {
-            Floats::F32 => "f32",
-            Floats::F16 => "f16",
-            Floats::Bf16 => "bf16",
-        };
-        let matvec = [1, 4].map(|n| format!("matvec_{name}_{n}"));
-        let matvec = [kernels.get("floats", &matvec[0])?, kernels.get("floats", &matvec[1])?];
-        Ok(FloatKernels { matvec, matmul: kernels.get("floats", &format!("matmul_{name}"))? })
+    fn load(kernels: &mut Kernels) -> Result<FloatKernels, CudaError> {
+        let matvec = [kernels.get("floats", "matvec_f32_1")?, kernels.get("floats", "matvec_f32_4")?];
+        Ok(FloatKernels { matvec, matmul: kernels.get("floats", "matmul_f32")? })
     }
 }
 
@@ -151,16 +141,14 @@ fn layout_of(dtype: WeightType, cols: usize) -> Option<&'static Format> {
     }
 }
 
-/// Bytes that a matrix of this type takes on a card: tiles, or padded rows of floats (f16 for types that are decoded).
+/// Bytes that a matrix of this type takes on a card: tiles (of f16 for types that are decoded), or padded rows of f32.
 pub fn packed_bytes(dtype: WeightType, rows: usize, cols: usize) -> usize {
     let tiled = layout_of(dtype, cols);
     let bytes = |rows: usize, units: usize, each: usize| rows.saturating_mul(units).saturating_mul(each);
     match tiled {
         Some(format) => bytes(rows.div_ceil(TILE_ROWS), cols.div_ceil(SUPERBLOCK), format.tile_bytes()),
-        None => {
-            let element = if dtype.blocks() == Some(DType::F32) { 4 } else { 2 };
-            bytes(rows, cols.div_ceil(CHUNK).saturating_mul(CHUNK), element)
-        }
+        None if dtype.blocks() == Some(DType::F32) => bytes(rows, cols.div_ceil(CHUNK).saturating_mul(CHUNK), 4),
+        None => Terms::F16.bytes(rows, cols),
     }
 }
 
@@ -256,6 +244,7 @@ pub(crate) fn gate_kind(gate: Gate) -> i32 {
 pub(crate) struct Inputs<'a> {
     /// In each order that a part has.
     rounded: Vec<(Option<Arc<Order>>, Rounded)>,
+    terms: Option<Buffer>,
     padded: Option<Buffer>,
     x: &'a Tensor,
 }
@@ -273,13 +262,18 @@ impl<'a> Inputs<'a> {
                 rounded.push((part.order.clone(), context.round(x, part.order.as_ref())));
             }
         }
-        let floats = parts.any(|p| !is_packed(p)) && !x.cols().is_multiple_of(CHUNK);
-        Inputs { rounded, padded: floats.then(|| context.pad(x, CHUNK)), x }
+        let terms = parts.clone().any(|p| matches!(p.kind, Kind::Terms(..))).then(|| context.split(x));
+        let floats = parts.any(|p| matches!(p.kind, Kind::Floats(..))) && !x.cols().is_multiple_of(CHUNK);
+        Inputs { rounded, terms, padded: floats.then(|| context.pad(x, CHUNK)), x }
     }
 
     fn rounded(&self, part: &Part) -> &Rounded {
         let of_part = self.rounded.iter().find(|(order, _)| is_same(order.as_ref(), part.order.as_ref()));
         &of_part.expect("a packed part was announced").1
+    }
+
+    fn terms(&self) -> &Buffer {
+        self.terms.as_ref().expect("a part in terms was announced")
     }
 
     fn floats(&self) -> &Buffer {
@@ -300,17 +294,17 @@ impl Part {
                 pack::tiles(format, weight),
                 PackedKernels::load(&mut context.kernels, format).map(|k| Kind::Packed(format, k)),
             ),
-            None => {
-                let (bytes, floats) = pack::floats(weight, CHUNK);
-                (bytes, FloatKernels::load(&mut context.kernels, floats).map(|k| Kind::Floats(floats, k)))
-            }
+            None => match Terms::of(weight) {
+                Some(terms) => (terms.pack(weight), terms.load(&mut context.kernels).map(|k| Kind::Terms(terms, k))),
+                None => (pack::floats(weight, CHUNK), FloatKernels::load(&mut context.kernels).map(Kind::Floats)),
+            },
         };
         let kind = is_loaded.map_err(|e| failed(weight, e))?;
         let weights = context.upload_new(weight.name(), &packed).map_err(|e| failed(weight, e))?;
         // Decoded weights lie in the order of the input.
         let order = match kind {
             Kind::Packed(..) => Order::of(context, weight, orders).map_err(|e| failed(weight, e))?,
-            Kind::Floats(..) => None,
+            Kind::Terms(..) | Kind::Floats(..) => None,
         };
         let (name, dtype, rows) = (weight.name().to_string(), weight.dtype(), weight.rows());
         Ok(Part { name, dtype, rows, column, kind, order, weights })
@@ -319,12 +313,13 @@ impl Part {
     fn kernel_name(&self) -> &'static str {
         match self.kind {
             Kind::Packed(..) => "cuda int8 (dp4a, mma)",
-            Kind::Floats(..) if self.dtype.is_float() => "cuda f32",
-            Kind::Floats(Floats::F32, _) => "cuda f32, decoded to f32",
-            Kind::Floats(..) if is_integer(self.dtype) => {
-                "cuda f32, decoded to f16: groups or zero points without a layout"
+            Kind::Terms(..) if self.dtype.is_float() => "cuda bf16 (mma)",
+            Kind::Terms(..) if is_integer(self.dtype) => {
+                "cuda bf16 (mma), decoded to f16: groups or zero points without a layout"
             }
-            Kind::Floats(..) => "cuda f32, decoded to f16",
+            Kind::Terms(..) => "cuda bf16 (mma), decoded to f16",
+            Kind::Floats(..) if self.dtype.is_float() => "cuda f32",
+            Kind::Floats(..) => "cuda f32, decoded to f32",
         }
     }
 
@@ -374,7 +369,11 @@ impl Part {
                 let shape = Shape::new(n.div_ceil(2 * TILE_ROWS), rows.div_ceil(group), 1, 128);
                 context.queue.launch(function, shape, args);
             }
-            Kind::Floats(_, kernels) => {
+            Kind::Terms(terms, kernels) => {
+                let product = Product { n, column, cols: inputs.x.cols(), out };
+                kernels.forward(context, terms, (&self.weights, inputs.terms()), bias, product);
+            }
+            Kind::Floats(kernels) => {
                 let (x, stride) = (inputs.floats(), inputs.x.cols().next_multiple_of(CHUNK));
                 if rows <= 16 {
                     let (function, group) = if rows == 1 { (kernels.matvec[0], 1) } else { (kernels.matvec[1], 4) };
@@ -434,7 +433,11 @@ impl Part {
                 ];
                 context.queue.launch(kernels.matvec[0], shape, args);
             }
-            Kind::Floats(_, kernels) => {
+            Kind::Terms(_, kernels) => {
+                let product = Product { n, column, cols: inputs.x.cols(), out };
+                kernels.forward_picks(context, inputs.terms(), picks, product);
+            }
+            Kind::Floats(kernels) => {
                 let (x, stride) = (inputs.floats(), inputs.x.cols().next_multiple_of(CHUNK));
                 let args =
                     args![0u64, weights, biases, chosen, share, x, 0u64, out.buffer(), n, stride, slots, width, column];

@@ -1,10 +1,7 @@
 //! Packing on the host: tiles of block formats, padded rows of floats; over all cores.
 
-use half::f16;
 use pelton_backend::Weight;
-use pelton_quant::DType;
 
-use super::Floats;
 use super::format::{Format, SUPERBLOCK, TILE_ROWS};
 
 /// Runs `work` on consecutive pieces of `out`, `piece` bytes each (the last may be shorter), on several threads.
@@ -46,39 +43,20 @@ pub(super) fn tiles(format: &Format, weight: &Weight) -> Vec<u8> {
     out
 }
 
-/// A matrix as rows of floats, each padded with zeros to a multiple of `chunk` columns; types without a layout of their own
-/// are decoded: to f16, whose 11 bits are more than any of them has, or to f32 where the values are too large for it.
-pub(super) fn floats(weight: &Weight, chunk: usize) -> (Vec<u8>, Floats) {
-    let floats = match weight.dtype().blocks() {
-        Some(DType::F32) => Floats::F32,
-        Some(DType::BF16) => Floats::Bf16,
-        Some(DType::F16) => Floats::F16,
-        _ if fits_f16(weight) => Floats::F16,
-        _ => Floats::F32,
-    };
-    let element = if floats == Floats::F32 { 4 } else { 2 };
-    let is_plain = weight.dtype().is_float();
-    let stride = weight.cols().next_multiple_of(chunk) * element;
+/// A matrix as rows of f32, each padded with zeros to a multiple of `chunk` columns.
+pub(super) fn floats(weight: &Weight, chunk: usize) -> Vec<u8> {
+    let stride = weight.cols().next_multiple_of(chunk) * 4;
     let mut out = vec![0; weight.rows() * stride];
     in_parallel(&mut out, stride, |r, out| {
-        if is_plain {
-            return out[..weight.row_bytes()].copy_from_slice(weight.row_range(r..r + 1));
-        }
         let mut row = vec![0.0; weight.cols()];
         weight.decode_row(r, &mut row);
-        for (to, v) in out.chunks_exact_mut(element).zip(row) {
-            if element == 4 {
-                to.copy_from_slice(&v.to_le_bytes());
-            } else {
-                to.copy_from_slice(&f16::from_f32(v).to_le_bytes());
-            }
-        }
+        out.as_chunks_mut::<4>().0.iter_mut().zip(row).for_each(|(to, v)| *to = v.to_le_bytes());
     });
-    (out, floats)
+    out
 }
 
 /// Whether f16 holds all values to its full precision, or what it drops is nothing beside the row's largest.
-fn fits_f16(weight: &Weight) -> bool {
+pub(super) fn fits_f16(weight: &Weight) -> bool {
     let mut row = vec![0.0; weight.cols()];
     (0..weight.rows()).all(|r| {
         weight.decode_row(r, &mut row);
@@ -105,7 +83,6 @@ mod tests {
         let weight = |v: f32| Weight::from_f32("w", 1, 2, &[v, 0.5]).unwrap();
         assert!(fits_f16(&weight(3.0)));
         assert!(!fits_f16(&weight(1e6)));
-        let (bytes, kind) = floats(&weight(1e6), 4);
-        assert_eq!((bytes.len(), kind), (16, Floats::F32));
+        assert_eq!(floats(&weight(1e6), 4), [1e6f32, 0.5, 0.0, 0.0].map(f32::to_le_bytes).as_flattened());
     }
 }

@@ -61,6 +61,16 @@ fn every_format_has_the_same_bits_with_many_rows() {
 }
 
 #[test]
+fn floats_have_the_same_bits_with_many_rows() {
+    let mut cuda = backend(true);
+    for dtype in [DType::BF16, DType::F16] {
+        for (n, k) in [(1, 64), (21, 70), (140, 257), (37, 640)] {
+            assert_same_bits(&mut cuda, dtype, n, k, [3, 8, 9, 17, 40, 65, 129].into_iter());
+        }
+    }
+}
+
+#[test]
 fn every_number_of_rows_has_the_same_bits() {
     assert_same_bits(&mut backend(true), DType::Q4_K, 9, 512, 1..=200);
 }

@@ -1,0 +1,65 @@
+#include "ring.cuh"
+#include "terms.cuh"
+// Matrices of 16-bit floats times many rows (prompts), on tensor cores: bound by arithmetic. A unit is a chunk.
+//
+// A stage of the ring: [8 row blocks] a tile, [64 rows] terms of 32 columns, ROW_BYTES.
+
+constexpr int STAGES = 4;
+
+template <class W>
+__device__ __forceinline__ void matmul_many(const uint8_t* __restrict__ weights, const uint8_t* __restrict__ x, const float* __restrict__ bias,
+                                            float* __restrict__ out, int n, int n_chunks, int tokens, int width, int column) {
+  constexpr int AT_ROWS = COLUMNS / 16 * W::BYTES, STAGE_BYTES = AT_ROWS + ROWS * ROW_BYTES;
+  DYNAMIC_SHARED(ring);
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
+  const Part<2> part;
+  const Rows rows(x, n_chunks, tokens);
+  // Each warp copies a row block; those past the last repeat it.
+  const int block = min((int)blockIdx.y * (COLUMNS / 16) + warp, ((n + 15) >> 4) - 1);
+  const uint8_t* tiles = weights + (size_t)block * n_chunks * 2 * W::BYTES + 16 * lane;
+  Sums<2> total, c;
+  walk<2, STAGES, STAGE_BYTES, 2>(
+      total, ring, n_chunks,
+      [&](unsigned char* stage, Position p) {
+#pragma unroll
+        for (int at = 0; at < W::BYTES; at += 512)
+          copy_async16(stage + warp * W::BYTES + at + 16 * lane, tiles + (size_t)(2 * p.unit + p.half) * W::BYTES + at, true);
+        rows.issue(stage + AT_ROWS, p);
+      },
+      [&](Sums<2>& acc, const unsigned char* stage, Position p) {
+        if (p.half == 0) {
+#pragma unroll
+          for (int i = 0; i < 32; i++) c[i >> 4][i >> 2 & 3][i & 3] = 0.f;
+        }
+        uint32_t a[2][2][W::TERMS][4];
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+          for (int s = 0; s < 2; s++)
+            W::terms(a[m][s], *reinterpret_cast<const uint4*>(stage + (part.column / 16 + m) * W::BYTES + s * 512 + 16 * lane));
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const uint4* xs = reinterpret_cast<const uint4*>(stage + AT_ROWS + (part.row + 8 * i + g) * ROW_BYTES + 32 * t);
+          const uint4 hi = xs[0], lo = xs[1];
+#pragma unroll
+          for (int s = 0; s < 2; s++)
+#pragma unroll
+            for (int m = 0; m < 2; m++) multiply_step<W>(c[m][i], a[m][s], s, hi, lo);
+        }
+        if (p.half == 1) {
+#pragma unroll
+          for (int i = 0; i < 32; i++) acc[i >> 4][i >> 2 & 3][i & 3] += c[i >> 4][i >> 2 & 3][i & 3];
+        }
+      });
+  store<2>(total, part, bias, out, n, tokens, width, column);
+}
+
+#define MATMUL(name, W)                                                                                                     \
+  extern "C" __global__ void __launch_bounds__(256) name(const uint8_t* weights, const uint8_t* x, const float* bias,    \
+                                                            float* out, int n, int n_chunks, int tokens, int width,         \
+                                                            int column) {                                                   \
+    matmul_many<W>(weights, x, bias, out, n, n_chunks, tokens, width, column);                                              \
+  }                                                                                                                         \
+  KERNEL(name)
+MATMUL(terms_bf16_many, Bf16)
+MATMUL(terms_f16_many, F16)
