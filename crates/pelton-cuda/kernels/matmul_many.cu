@@ -35,16 +35,16 @@ struct Copier {
   const uint8_t* others;  // sums or units, by thread
   int piece, step;        // where a lane's piece lies in a tile, and how much further in the second half
 
-  __device__ __forceinline__ Copier(const uint8_t* weights, Rounded x, int n, int n_sb, int tokens) {
-    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = threadIdx.x, first = blockIdx.x * ROWS;
+  __device__ __forceinline__ Copier(const uint8_t* weights, Rounded x, int n, int n_sb, const Group& group) {
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, i = threadIdx.x;
     const int blocks = (n + 7) >> 3;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const int block = min((int)blockIdx.y * (COLUMNS / 8) + 2 * warp + r, blocks - 1);
       tiles[r] = weights + (size_t)block * n_sb * F::BYTES;
     }
-    others = i < 128 ? reinterpret_cast<const uint8_t*>(x.sums + (size_t)min(first + (i >> 1), tokens - 1) * n_sb * 16 + 8 * (i & 1))
-                     : reinterpret_cast<const uint8_t*>(x.units + (size_t)min(first + (i & 63), tokens - 1) * n_sb);
+    others = i < 128 ? reinterpret_cast<const uint8_t*>(x.sums + (size_t)group.row(i >> 1) * n_sb * 16 + 8 * (i & 1))
+                     : reinterpret_cast<const uint8_t*>(x.units + (size_t)group.row(i & 63) * n_sb);
     constexpr int PAIRS = (S::AT_BITS - S::AT_PAIRS) / 16, BITS = (S::AT_SCALES - S::AT_PAIRS) / 16;
     if (lane < PAIRS) piece = F::AT_PAIRS, step = 16 * PAIRS;
     else if (lane < BITS) piece = F::AT_BITS - 16 * PAIRS, step = 16 * (BITS - PAIRS);
@@ -203,12 +203,15 @@ __device__ __forceinline__ void add_sums(Sums<1>& acc, const Sums<1, int>& sum, 
 }
 
 template <class F>
-__device__ __forceinline__ void matmul_many(const uint8_t* __restrict__ weights, Rounded x, const float* __restrict__ bias,
+__device__ __forceinline__ void matmul_many(const uint8_t* weights, Experts experts, Rounded x, const float* bias,
                                             float* __restrict__ out, int n, int n_sb, int tokens, int width, int column) {
   using S = Stage<F>;
   DYNAMIC_SHARED(ring);
-  const Copier<F> copier(weights, x, n, n_sb, tokens);
-  const Rows rows(x.codes, n_sb, tokens);
+  SHARED(Answers, answers, [1]);
+  Group group;
+  if (!find_group(group, answers[0], experts, tokens, weights, bias)) return;
+  const Copier<F> copier(weights, x, n, n_sb, group);
+  const Rows rows(x.codes, n_sb, group);
   const Part<1> part;
   Sums<1> total;
   Sums<1, int> sum;
@@ -227,14 +230,16 @@ __device__ __forceinline__ void matmul_many(const uint8_t* __restrict__ weights,
         multiply_half<F>(sum, tiles, stage + S::AT_CODES);
         if (p.half == 1) add_sums<F>(acc, sum, stage, tiles);
       });
-  store<1>(total, part, bias, out, n, tokens, width, column);
+  store<1>(total, part, answers[0], out, n, width, column);
 }
 
 #define MATMUL(name, F)                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(256) name(const uint8_t* weights, const int8_t* codes, const float* units, \
-                                                            const int16_t* sums, const float* bias, float* out, int n,       \
-                                                            int n_sb, int tokens, int width, int column) {                   \
-    matmul_many<F>(weights, Rounded{codes, units, sums}, bias, out, n, n_sb, tokens, width, column);                         \
+  extern "C" __global__ void __launch_bounds__(256) name(                                                                    \
+      const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int4* groups, const int* order,\
+      int share, const int8_t* codes, const float* units, const int16_t* sums, const float* bias, float* out, int n,         \
+      int n_sb, int tokens, int width, int column) {                                                                         \
+    matmul_many<F>(weights, Experts{experts, biases, groups, order, share}, Rounded{codes, units, sums}, bias, out, n, n_sb, tokens, width,\
+                   column);                                                                                                  \
   }                                                                                                                          \
   KERNEL(name)
 #define OF_FORMAT(low, F) MATMUL(matmul_##low##_many, F)

@@ -1,6 +1,13 @@
 #include "prelude.cuh"
 // Mixture of experts: which experts a row goes to, and the sum of their answers. The experts' products are those of
-// matvec.cu and floats.cu, one block row for each pick.
+// matvec.cu, terms.cu and floats.cu, one block row for each pick, or, of many rows, those of matmul_many.cu and terms_many.cu
+// over groups of slots that have picked one expert.
+
+__device__ __forceinline__ int warp_total(int v) {
+#pragma unroll
+  for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(ALL_LANES, v, o);
+  return v;
+}
 
 // One warp a row: the top_k largest logits, the lower index first among equals; weights: softmax over all experts, over
 // those chosen where `normalise`. logits (rows, n_experts) -> picks, weights (rows, top_k), best first.
@@ -55,6 +62,46 @@ extern "C" __global__ void __launch_bounds__(32) moe_route(const float* __restri
   for (int k = lane; k < top_k; k += 32) out[k] = out[k] / total;
 }
 KERNEL(moe_route)
+
+// Slots by expert, for products of many rows (ring.cuh); one warp for each expert. First how many each has:
+//   picks (slots,) -> counts (n_experts,)
+extern "C" __global__ void __launch_bounds__(128) moe_count(const int* __restrict__ picks, int* __restrict__ counts, int slots, int n_experts) {
+  const int lane = threadIdx.x & 31, e = blockIdx.x * 4 + (threadIdx.x >> 5);
+  if (e >= n_experts) return;
+  int count = 0;
+  for (int i = lane; i < slots; i += 32) count += picks[i] == e;
+  count = warp_total(count);
+  if (lane == 0) counts[e] = count;
+}
+KERNEL(moe_count)
+
+// Then the slots, those of one expert side by side and in order, and groups of up to 64 of them: (expert, first in `order`,
+// how many, 0). Of the list's n_groups those that are not needed are empty.
+extern "C" __global__ void __launch_bounds__(128) moe_group(const int* __restrict__ picks, const int* __restrict__ counts, int* __restrict__ order,
+                                                            int4* __restrict__ groups, int slots, int n_experts, int n_groups) {
+  const int lane = threadIdx.x & 31, e = blockIdx.x * 4 + (threadIdx.x >> 5);
+  if (e >= n_experts) return;
+  int before = 0, groups_before = 0;
+  for (int i = lane; i < e; i += 32) {
+    before += counts[i];
+    groups_before += (counts[i] + 63) / 64;
+  }
+  before = warp_total(before);
+  groups_before = warp_total(groups_before);
+  const int count = counts[e], end = groups_before + (count + 63) / 64;
+  for (int k = lane; k < end - groups_before; k += 32) groups[groups_before + k] = int4{e, before + 64 * k, min(64, count - 64 * k), 0};
+  if (e == n_experts - 1)
+    for (int k = end + lane; k < n_groups; k += 32) groups[k] = int4{0, 0, 0, 0};
+  int at = before;
+  for (int first = 0; first < slots; first += 32) {
+    const int i = first + lane;
+    const bool is_its = i < slots && picks[i] == e;
+    const uint32_t its = __ballot_sync(ALL_LANES, is_its);
+    if (is_its) order[at + __popc(its & ((1u << lane) - 1))] = i;
+    at += __popc(its);
+  }
+}
+KERNEL(moe_group)
 
 // out[r] = sum over k of weights[r][k] * answers[r * top_k + k], in the order of k.
 extern "C" __global__ void moe_combine(const float* __restrict__ answers, const float* __restrict__ weights,

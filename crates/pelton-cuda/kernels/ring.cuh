@@ -10,12 +10,58 @@
 //   for each class:  acc = 0;  for each unit of the class, in order:  acc += its product
 //   answer = ((class 0 + class 1) + class 2) + class 3, then the bias
 //
-// Grid (groups of 64 rows, groups of 128 columns): blocks that share weights run side by side.
+// Grid (groups of 64 rows, groups of 128 columns): blocks that share weights run side by side. Groups are rows as they come,
+// or slots that have picked one expert.
 #pragma once
 #include "prelude.cuh"
 
 // Bytes of a row of activations in a stage: 128, and 16 of nothing, so that lanes of two rows meet different banks.
 constexpr int COLUMNS = 128, ROWS = 64, CLASSES = 4, ROW_BYTES = 128 + 16;
+
+// Rows that a block multiplies: 64 from `first` on, as they come; or the slots of one expert, whose inputs are slot / share.
+struct Group {
+  const int* order;
+  int first, count, share;
+  __device__ __forceinline__ int slot(int r) const {
+    // Rows past the last repeat it: their answers are dropped.
+    const int i = first + min(r, count - 1);
+    return order ? order[i] : i;
+  }
+  __device__ __forceinline__ int row(int r) const { return slot(r) / share; }
+};
+
+// What the experts' products need besides: tables of weights and biases by expert, groups (moe.cu), and the slots.
+struct Experts {
+  const uint8_t* const* weights;
+  const float* const* biases;
+  const int4* groups;
+  const int* order;
+  int share;
+};
+
+// Where a block's answers go, in shared memory until they are there: of each row its slot, or -1.
+struct Answers {
+  int slots[ROWS];
+  const float* bias;
+};
+
+// This block's group; false where it has none, or its expert lies in another layout. `weights` become the expert's.
+__device__ __forceinline__ bool find_group(Group& group, Answers& answers, const Experts& experts, int tokens, const uint8_t*& weights,
+                                           const float* bias) {
+  const int first = blockIdx.x * ROWS, r = threadIdx.x;
+  group = Group{nullptr, first, min(ROWS, tokens - first), 1};
+  if (experts.groups) {
+    const int4 its = experts.groups[blockIdx.x];
+    weights = experts.weights[its.x];
+    if (its.z <= 0 || !weights) return false;
+    bias = experts.biases[its.x];
+    group = Group{experts.order, its.y, its.z, experts.share};
+  }
+  // The walk's barriers are between this and `store`.
+  if (r < ROWS) answers.slots[r] = r < group.count ? group.slot(r) : -1;
+  if (r == 0) answers.bias = bias;
+  return true;
+}
 
 // A half of a unit on the walk.
 struct Position {
@@ -31,11 +77,10 @@ struct Position {
 // The pieces of activations, `n_units` * 256 bytes a row, that a thread copies into every stage.
 struct Rows {
   const unsigned char* from[2];
-  __device__ __forceinline__ Rows(const void* x, int n_units, int tokens) {
+  __device__ __forceinline__ Rows(const void* x, int n_units, const Group& group) {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      // Rows past the last repeat it: their answers are dropped.
-      const int row = min((int)blockIdx.x * ROWS + 32 * r + ((int)threadIdx.x >> 3), tokens - 1);
+      const int row = group.row(32 * r + (threadIdx.x >> 3));
       from[r] = static_cast<const unsigned char*>(x) + (size_t)row * n_units * 256 + 16 * (threadIdx.x & 7);
     }
   }
@@ -73,7 +118,7 @@ __device__ __forceinline__ void add_class(Sums<M>& total, const Sums<M>& acc, in
 
 // out (tokens, width): columns column...
 template <int M>
-__device__ __forceinline__ void store(const Sums<M>& total, Part<M> part, const float* bias, float* out, int n, int tokens, int width,
+__device__ __forceinline__ void store(const Sums<M>& total, Part<M> part, const Answers& answers, float* out, int n, int width,
                                       int column) {
   const int g = (threadIdx.x & 31) >> 2, t = threadIdx.x & 3;
 #pragma unroll
@@ -83,11 +128,11 @@ __device__ __forceinline__ void store(const Sums<M>& total, Part<M> part, const 
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         const int at = blockIdx.y * COLUMNS + part.column + 16 * m + g + 8 * (e >> 1);
-        const int token = blockIdx.x * ROWS + part.row + 8 * i + 2 * t + (e & 1);
-        if (at >= n || token >= tokens) continue;
+        const int slot = answers.slots[part.row + 8 * i + 2 * t + (e & 1)];
+        if (at >= n || slot < 0) continue;
         float v = total[m][i][e];
-        if (bias) v += bias[at];
-        out[(size_t)token * width + column + at] = v;
+        if (answers.bias) v += answers.bias[at];
+        out[(size_t)slot * width + column + at] = v;
       }
 }
 

@@ -7,13 +7,16 @@
 constexpr int STAGES = 4;
 
 template <class W>
-__device__ __forceinline__ void matmul_many(const uint8_t* __restrict__ weights, const uint8_t* __restrict__ x, const float* __restrict__ bias,
+__device__ __forceinline__ void matmul_many(const uint8_t* weights, Experts experts, const uint8_t* __restrict__ x, const float* bias,
                                             float* __restrict__ out, int n, int n_chunks, int tokens, int width, int column) {
   constexpr int AT_ROWS = COLUMNS / 16 * W::BYTES, STAGE_BYTES = AT_ROWS + ROWS * ROW_BYTES;
   DYNAMIC_SHARED(ring);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const Part<2> part;
-  const Rows rows(x, n_chunks, tokens);
+  SHARED(Answers, answers, [1]);
+  Group group;
+  if (!find_group(group, answers[0], experts, tokens, weights, bias)) return;
+  const Rows rows(x, n_chunks, group);
   // Each warp copies a row block; those past the last repeat it.
   const int block = min((int)blockIdx.y * (COLUMNS / 16) + warp, ((n + 15) >> 4) - 1);
   const uint8_t* tiles = weights + (size_t)block * n_chunks * 2 * W::BYTES + 16 * lane;
@@ -51,15 +54,17 @@ __device__ __forceinline__ void matmul_many(const uint8_t* __restrict__ weights,
           for (int i = 0; i < 32; i++) acc[i >> 4][i >> 2 & 3][i & 3] += c[i >> 4][i >> 2 & 3][i & 3];
         }
       });
-  store<2>(total, part, bias, out, n, tokens, width, column);
+  store<2>(total, part, answers[0], out, n, width, column);
 }
 
-#define MATMUL(name, W)                                                                                                     \
-  extern "C" __global__ void __launch_bounds__(256) name(const uint8_t* weights, const uint8_t* x, const float* bias,    \
-                                                            float* out, int n, int n_chunks, int tokens, int width,         \
-                                                            int column) {                                                   \
-    matmul_many<W>(weights, x, bias, out, n, n_chunks, tokens, width, column);                                              \
-  }                                                                                                                         \
+#define MATMUL(name, W)                                                                                                      \
+  extern "C" __global__ void __launch_bounds__(256) name(                                                                    \
+      const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int4* groups, const int* order,\
+      int share, const uint8_t* x, const float* bias, float* out, int n,                                                     \
+      int n_chunks, int tokens, int width, int column) {                                                                     \
+    matmul_many<W>(weights, Experts{experts, biases, groups, order, share}, x, bias, out, n, n_chunks, tokens, width,        \
+                   column);                                                                                                  \
+  }                                                                                                                          \
   KERNEL(name)
 MATMUL(terms_bf16_many, Bf16)
 MATMUL(terms_f16_many, F16)

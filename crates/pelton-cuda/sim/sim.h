@@ -163,6 +163,7 @@ inline uint32_t __ballot_sync(uint32_t m, int p) {
   }
   return r;
 }
+inline int __popc(uint32_t v) { return __builtin_popcount(v); }
 inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; i++) c += (int)(int8_t)(a >> (8 * i)) * (int)(int8_t)(b >> (8 * i));
   return c;

@@ -27,6 +27,8 @@ pub(crate) struct Ops {
     pub(crate) split_rows: Function,
     pub(crate) moe_route: Function,
     pub(crate) moe_combine: Function,
+    pub(crate) moe_count: Function,
+    pub(crate) moe_group: Function,
     pub(crate) join_chunks: Function,
 }
 
@@ -47,6 +49,8 @@ impl Ops {
             split_rows: kernels.get("terms", "split_rows")?,
             moe_route: kernels.get("moe", "moe_route")?,
             moe_combine: kernels.get("moe", "moe_combine")?,
+            moe_count: kernels.get("moe", "moe_count")?,
+            moe_group: kernels.get("moe", "moe_group")?,
             join_chunks: kernels.get("attention_wide", "join_chunks")?,
         })
     }

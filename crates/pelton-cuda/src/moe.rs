@@ -1,7 +1,8 @@
 //! Mixture of experts: all on the device, no answer read in between.
 //!
 //! A row's experts are its `top_k` largest router logits, the lower index first among equals; their answers are added best
-//! first. Each pick is one row of `matvec`: the experts' addresses are a table on the device. Where experts lie in several
+//! first. Each pick is one row of `matvec`: the experts' addresses are a table on the device. Where there are several slots
+//! for each expert, the device groups them by expert, and each group is one product of many rows. Where experts lie in several
 //! layouts (a file may quantize them differently), each layout is a launch that passes over the others.
 
 use std::borrow::Borrow;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use pelton_backend::{Gate, Moe};
 
 use crate::context::Context;
-use crate::linear::{Inputs, Linear, Picks, gate_kind};
+use crate::linear::{Groups, Inputs, Linear, MANY, Picks, gate_kind};
 use crate::pool::Buffer;
 use crate::queue::{Shape, args};
 use crate::tensor::Tensor;
@@ -45,6 +46,10 @@ pub(crate) struct MoeTables {
     by_router: HashMap<u64, Tables>,
 }
 
+/// Rows of a group, as in `kernels/ring.cuh`.
+const GROUP_ROWS: usize = 64;
+/// Slots of an expert, on average, from which on they are grouped: with fewer, most rows of a group would be empty.
+const FEWEST: usize = 8;
 /// Most picks of a launch: the size of a grid.
 const MAX_SLOTS: usize = 65_535;
 
@@ -99,7 +104,8 @@ impl MoeTables {
         let weights = context.scratch("experts' weights", rows * top_k * 4);
         let args = args![logits.buffer(), &picks, &weights, n, top_k, usize::from(moe.norm_topk)];
         context.queue.launch(context.ops.moe_route, Shape::new(rows, 1, 1, 32), args);
-        let slots = Slots { picks: &picks, n: rows * top_k };
+        let groups = Groups::of(context, &picks, rows * top_k, n);
+        let slots = Slots { picks: &picks, groups, n: rows * top_k };
         let hidden = scratch(context, slots.n, 2 * moe.ffn);
         slots.forward(context, x, &tables.gate_up, |e| moe.experts[e].gate_up.borrow(), top_k, &hidden);
         let gated = scratch(context, slots.n, moe.ffn);
@@ -115,7 +121,27 @@ impl MoeTables {
 /// The picks of a step's rows.
 struct Slots<'a> {
     picks: &'a Buffer,
+    groups: Option<Groups>,
     n: usize,
+}
+
+impl Groups {
+    /// Groups slots by expert, where that lets weights be read for several slots at once. Until the device has counted, all
+    /// that is known is how many groups there can be: those that are not needed are empty.
+    fn of(context: &mut Context, picks: &Buffer, slots: usize, n_experts: usize) -> Option<Groups> {
+        if slots < MANY.max(FEWEST * n_experts) {
+            return None;
+        }
+        let n = slots / GROUP_ROWS + n_experts;
+        let counts = context.scratch("experts' slots", n_experts * 4);
+        let order = context.scratch("slots by expert", slots * 4);
+        let list = context.scratch("groups of slots", n * 16);
+        let shape = Shape::new(n_experts.div_ceil(4), 1, 1, 128);
+        context.queue.launch(context.ops.moe_count, shape, args![picks, &counts, slots, n_experts]);
+        let args = args![picks, &counts, &order, &list, slots, n_experts, n];
+        context.queue.launch(context.ops.moe_group, shape, args);
+        Some(Groups { list, order, n })
+    }
 }
 
 impl Slots<'_> {
@@ -135,7 +161,15 @@ impl Slots<'_> {
         let in_order = chosen.iter().filter(|(_, kind)| kind.orders.is_none());
         let inputs = Inputs::of(context, x, in_order.map(|(part, _)| *part));
         for (part, KindTable { weights, biases, orders, .. }) in chosen {
-            let picks = Picks { weights, biases, orders: orders.as_ref(), picks: self.picks, slots: self.n, share };
+            let picks = Picks {
+                weights,
+                biases,
+                orders: orders.as_ref(),
+                picks: self.picks,
+                groups: self.groups.as_ref(),
+                slots: self.n,
+                share,
+            };
             part.forward_picks(context, &inputs, &picks, out);
         }
     }

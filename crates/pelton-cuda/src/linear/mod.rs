@@ -71,7 +71,7 @@ const CHUNK: usize = 64;
 
 /// From this number of rows on, products are staged through shared memory: groups of 64 rows read the weights once, where
 /// groups of 32 would read them three times.
-const MANY: usize = 65;
+pub(crate) const MANY: usize = 65;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackedKernels {
@@ -108,9 +108,21 @@ pub(crate) struct Picks<'a> {
     pub(crate) orders: Option<&'a Buffer>,
     /// `(slots,)`
     pub(crate) picks: &'a Buffer,
+    /// Where slots are grouped by expert.
+    pub(crate) groups: Option<&'a Groups>,
     pub(crate) slots: usize,
     /// Slots that share an input row.
     pub(crate) share: usize,
+}
+
+/// Slots that have picked the same expert, see `kernels/moe.cu`.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    /// `(n, 4)`
+    pub(crate) list: Buffer,
+    /// `(slots,)`
+    pub(crate) order: Buffer,
+    pub(crate) n: usize,
 }
 
 impl PackedKernels {
@@ -360,12 +372,31 @@ impl Part {
                     9..=16 => (kernels.matmul[1], 16),
                     _ => (kernels.matmul[2], 32),
                 };
-                let args = args![&self.weights, codes, units, sums, bias, out.buffer(), n, n_sb, rows, width, column];
                 if rows >= MANY {
                     let mut shape = Shape::new(rows.div_ceil(64), n.div_ceil(128), 1, 256);
                     shape.shared = format.ring_bytes() as u32;
+                    let (weights, none) = (&self.weights, 0u64);
+                    let args = args![
+                        weights,
+                        none,
+                        none,
+                        none,
+                        none,
+                        1,
+                        codes,
+                        units,
+                        sums,
+                        bias,
+                        out.buffer(),
+                        n,
+                        n_sb,
+                        rows,
+                        width,
+                        column
+                    ];
                     return context.queue.launch(kernels.many, shape, args);
                 }
+                let args = args![&self.weights, codes, units, sums, bias, out.buffer(), n, n_sb, rows, width, column];
                 let shape = Shape::new(n.div_ceil(2 * TILE_ROWS), rows.div_ceil(group), 1, 128);
                 context.queue.launch(function, shape, args);
             }
@@ -408,12 +439,35 @@ impl Part {
         let shape = Shape::new(n.div_ceil(TILE_ROWS), slots, 1, 128);
         let (weights, biases, chosen, share) = (picks.weights, picks.biases, picks.picks, picks.share);
         match self.kind {
-            Kind::Packed(_, kernels) => {
+            Kind::Packed(format, kernels) => {
                 let n_sb = inputs.x.cols().div_ceil(SUPERBLOCK);
                 // Of experts with orders of their own, each slot has a row.
                 let own = picks.orders.map(|orders| context.round_slots(inputs.x, orders, picks));
                 let share = if own.is_some() { 1 } else { share };
                 let Rounded { codes, units, sums } = own.as_ref().unwrap_or_else(|| inputs.rounded(self));
+                if let Some(groups) = picks.groups {
+                    let mut shape = Shape::new(groups.n, n.div_ceil(128), 1, 256);
+                    shape.shared = format.ring_bytes() as u32;
+                    let args = args![
+                        0u64,
+                        weights,
+                        biases,
+                        &groups.list,
+                        &groups.order,
+                        share,
+                        codes,
+                        units,
+                        sums,
+                        0u64,
+                        out.buffer(),
+                        n,
+                        n_sb,
+                        slots,
+                        width,
+                        column
+                    ];
+                    return context.queue.launch(kernels.many, shape, args);
+                }
                 let args = args![
                     0u64,
                     weights,
@@ -433,9 +487,9 @@ impl Part {
                 ];
                 context.queue.launch(kernels.matvec[0], shape, args);
             }
-            Kind::Terms(_, kernels) => {
+            Kind::Terms(terms, kernels) => {
                 let product = Product { n, column, cols: inputs.x.cols(), out };
-                kernels.forward_picks(context, inputs.terms(), picks, product);
+                kernels.forward_picks(context, terms, inputs.terms(), picks, product);
             }
             Kind::Floats(kernels) => {
                 let (x, stride) = (inputs.floats(), inputs.x.cols().next_multiple_of(CHUNK));

@@ -140,7 +140,9 @@ impl TermKernels {
         if rows >= MANY {
             let mut shape = Shape::new(rows.div_ceil(64), n.div_ceil(128), 1, 256);
             shape.shared = kind.ring_bytes() as u32;
-            let args = args![weights, x, bias, out.buffer(), n, n_chunks, rows, width, column];
+            let none = 0u64;
+            let args =
+                args![weights, none, none, none, none, 1, x, bias, out.buffer(), n, n_chunks, rows, width, column];
             return context.queue.launch(self.many, shape, args);
         }
         let (function, group) = match rows {
@@ -155,12 +157,41 @@ impl TermKernels {
     }
 
     /// One row for each pick.
-    pub(super) fn forward_picks(&self, context: &mut Context, x: &Buffer, picks: &Picks<'_>, product: Product<'_>) {
+    pub(super) fn forward_picks(
+        &self,
+        context: &mut Context,
+        kind: Terms,
+        x: &Buffer,
+        picks: &Picks<'_>,
+        product: Product<'_>,
+    ) {
         let Product { n, column, cols, out } = product;
         let (n_chunks, slots, width) = (cols.div_ceil(CHUNK), picks.slots, out.cols());
-        let shape = Shape::new(n.div_ceil(ROWS), slots, 1, 128);
         let (none, share) = (0u64, picks.share);
         let (weights, biases, chosen) = (picks.weights, picks.biases, picks.picks);
+        if let Some(groups) = picks.groups {
+            let mut shape = Shape::new(groups.n, n.div_ceil(128), 1, 256);
+            shape.shared = kind.ring_bytes() as u32;
+            let (list, order) = (&groups.list, &groups.order);
+            let args = args![
+                none,
+                weights,
+                biases,
+                list,
+                order,
+                share,
+                x,
+                none,
+                out.buffer(),
+                n,
+                n_chunks,
+                slots,
+                width,
+                column
+            ];
+            return context.queue.launch(self.many, shape, args);
+        }
+        let shape = Shape::new(n.div_ceil(ROWS), slots, 1, 128);
         let args =
             args![none, weights, biases, chosen, share, x, none, out.buffer(), n, n_chunks, slots, width, column];
         context.queue.launch(self.few[0], shape, args);

@@ -132,7 +132,7 @@ fn experts<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
 }
 
 fn experts_of<B: Backend>(b: &mut B, weights: impl Fn(usize, usize, u64) -> Weight) -> Vec<Vec<f32>> {
-    let (hidden, ffn, n, rows) = (64, 32, 5, 3);
+    let (hidden, ffn, n) = (64, 32, 5);
     let mut load = |parts| b.load_linear(&LinearSpec::new("moe", parts, Vec::new()).unwrap()).unwrap();
     let router = load(vec![weight(DType::F32, n, hidden, 50)]);
     let expert = |e: u64| {
@@ -144,10 +144,14 @@ fn experts_of<B: Backend>(b: &mut B, weights: impl Fn(usize, usize, u64) -> Weig
     };
     let experts = (0..n as u64).map(expert).collect();
     let moe = Moe { router, experts, top_k: 2, norm_topk: true, ffn, gate: Gate::Silu };
-    let x = upload(b, rows, hidden, &numbers(rows * hidden, 51));
-    let mut out = b.alloc(rows, hidden);
-    b.moe(&x, &moe, &mut out);
-    vec![read(b, &out)]
+    let answer = |rows: usize| {
+        let x = upload(b, rows, hidden, &numbers(rows * hidden, 51));
+        let mut out = b.alloc(rows, hidden);
+        b.moe(&x, &moe, &mut out);
+        read(b, &out)
+    };
+    // The second time slots are grouped by expert.
+    [3, 40].into_iter().map(answer).collect()
 }
 
 /// A prompt beside another sequence, then single rows, over pages in no order.
@@ -321,6 +325,14 @@ mutants! {
         "c[e] *= 128;" => "c[e] *= 256;";
     a_missing_barrier_after_loading: Ops::Floats, "floats.cu",
         "xs[c + 3][r] = v.w;\n        }\n        __syncthreads();" => "xs[c + 3][r] = v.w;\n        }";
+    slots_of_another_expert: Ops::Experts, "moe.cu",
+        "((1u << lane) - 1))] = i;" => "((1u << lane) - 1))] = i ^ 1;";
+    groups_that_end_too_soon: Ops::Experts, "moe.cu",
+        "min(64, count - 64 * k)" => "min(16, count - 64 * k)";
+    rows_of_other_slots: Ops::Experts, "ring.cuh",
+        "return slot(r) / share;" => "return slot(r) % share;";
+    answers_in_the_order_of_experts: Ops::Experts, "ring.cuh",
+        "r < group.count ? group.slot(r) : -1" => "r < group.count ? group.first + r : -1";
     an_expert_of_another_slot: Ops::Experts, "moe.cu",
         "weights[slot], answers[slot * cols + i]" => "weights[slot], answers[(slot ^ 1) * cols + i]";
     a_wait_that_is_too_short: Ops::Attention, "attention.cu",

@@ -1,6 +1,6 @@
 //! Products of many rows: the bits of one row alone, whatever the number of rows, columns and superblocks.
 
-use pelton_backend::{Backend, LinearSpec};
+use pelton_backend::{Backend, Expert, Gate, LinearSpec, Moe};
 use pelton_quant::DType;
 
 use super::conformance::backend;
@@ -67,6 +67,41 @@ fn floats_have_the_same_bits_with_many_rows() {
         for (n, k) in [(1, 64), (21, 70), (140, 257), (37, 640)] {
             assert_same_bits(&mut cuda, dtype, n, k, [3, 8, 9, 17, 40, 65, 129].into_iter());
         }
+    }
+}
+
+#[test]
+fn experts_give_the_same_bits_to_many_rows() {
+    let (hidden, ffn, n, most) = (96, 160, 5, 110);
+    let mut cuda = backend(true);
+    // Of each expert's matrices the types differ: groups of one layout pass over those of the other.
+    let experts = [DType::Q4_0, DType::BF16, DType::Q4_0, DType::F16, DType::F32].map(|dtype| {
+        let mut load = |parts| cuda.load_linear(&LinearSpec::new("moe", parts, Vec::new()).unwrap()).unwrap();
+        let part = |dtype, rows, cols, seed| weight(dtype, rows, cols, seed);
+        let down = if dtype == DType::BF16 { DType::Q8_0 } else { dtype };
+        Expert {
+            gate_up: load(vec![part(dtype, ffn, hidden, 21), part(dtype, ffn, hidden, 22)]),
+            down: load(vec![part(down, hidden, ffn, 23)]),
+        }
+    });
+    let router = layer(&mut cuda, DType::F32, n, hidden);
+    let (experts, top_k, norm_topk) = (experts.into(), 3, true);
+    let moe = Moe { router, experts, top_k, norm_topk, ffn, gate: Gate::Silu };
+    let x = numbers(most * hidden, 24);
+    let mut answer = |rows: &[f32]| {
+        let rows = upload(&mut cuda, rows.len() / hidden, hidden, rows);
+        let mut out = cuda.alloc(rows.rows(), hidden);
+        cuda.moe(&rows, &moe, &mut out);
+        let mut values = Vec::new();
+        cuda.read(&out, &mut values);
+        values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+    };
+    let alone: Vec<u32> = x.chunks(hidden).flat_map(&mut answer).collect();
+    // 13 rows: as they come; 22 and more: by expert.
+    for rows in [13, 22, 64, most] {
+        let together = answer(&x[..rows * hidden]);
+        let differs = together.iter().zip(&alone).position(|(a, b)| a != b);
+        assert_eq!(differs.map(|at| (at / hidden, at % hidden)), None, "{rows} rows");
     }
 }
 
