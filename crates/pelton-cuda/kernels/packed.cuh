@@ -34,8 +34,7 @@ __device__ __forceinline__ uint32_t less(uint32_t codes, uint32_t offset) {
 // Four levels by four nibbles of the low half of `s`.
 template <class L>
 __device__ __forceinline__ uint32_t levels_of(uint32_t s) {
-  const uint32_t low = __byte_perm(L::A, L::B, s & 0x7777), high = __byte_perm(L::C, L::D, s & 0x7777);
-  return __byte_perm(low, high, 0x3210u | (s & 0x8888) >> 1);
+  return pick_bytes(L::A, L::B, L::C, L::D, s);
 }
 
 // SUB: columns that are added up before they are scaled; STORED, a multiple of it: columns that share a scale in memory.

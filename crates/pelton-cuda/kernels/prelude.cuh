@@ -47,6 +47,12 @@ __device__ __forceinline__ bf16_t f2b(float f) {
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.u) : "f"(f));
   return h;
 }
+// Two products of bf16, rounded.
+__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t v;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(v) : "r"(a), "r"(b), "r"(0x80008000u));
+  return v;
+}
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 // 16 bytes from global to shared memory, without registers between; zeros where `valid` is false.
@@ -123,6 +129,12 @@ __device__ __forceinline__ void wait_for_predecessor() {
 }
 __device__ __forceinline__ uint32_t atomic_add(uint32_t* to, uint32_t n) { return atomicAdd(to, n); }
 #endif
+
+// Four of the sixteen bytes in a, b, c and d, by the four nibbles of the low half of `s`.
+__device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t s) {
+  const uint32_t low = __byte_perm(a, b, s & 0x7777), high = __byte_perm(c, d, s & 0x7777);
+  return __byte_perm(low, high, 0x3210u | (s & 0x8888) >> 1);
+}
 
 #define ALL_LANES 0xffffffffu
 

@@ -1,5 +1,5 @@
 #include "terms.cuh"
-// Matrices of 16-bit floats times few rows, on tensor cores: bound by reading the weights.
+// Matrices of floats of 16, 8 and 4 bits times few rows, on tensor cores: bound by reading the weights.
 //
 // A block makes 16 columns of the answer for 8 TILES rows; warp w takes the chunks of class w. Where `experts` are given:
 // block y is slot y; its weights are those of experts[picks[y]], its input row y / share; an expert without weights in this
@@ -7,7 +7,7 @@
 template <class W, int TILES>
 __device__ __forceinline__ void matmul_terms(const uint8_t* weights, const uint8_t* const* experts, const float* const* biases,
                                              const int* picks, int share, const uint8_t* x, const float* bias, float* out, int n,
-                                             int n_chunks, int tokens, int width, int column) {
+                                             int n_chunks, int per_group, int tokens, int width, int column) {
   SHARED(float, classes, [4][16][8 * TILES + 1]);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int to = blockIdx.y * (experts ? 1 : 8 * TILES), n_tokens = experts ? 1 : min(8 * TILES, tokens - to);
@@ -18,7 +18,7 @@ __device__ __forceinline__ void matmul_terms(const uint8_t* weights, const uint8
     bias = biases[picks[blockIdx.y]];
     from = blockIdx.y / share;
   }
-  const uint4* tiles = reinterpret_cast<const uint4*>(weights + (size_t)blockIdx.x * n_chunks * 2 * W::BYTES) + lane;
+  const uint8_t* tiles = weights + (size_t)blockIdx.x * n_chunks * 2 * BYTES<W>;
   const uint4* rows[TILES];
 #pragma unroll
   for (int i = 0; i < TILES; i++)
@@ -31,15 +31,17 @@ __device__ __forceinline__ void matmul_terms(const uint8_t* weights, const uint8
     for (int e = 0; e < 4; e++) acc[i][e] = 0.f;
 #pragma unroll 2
   for (int chunk = warp; chunk < n_chunks; chunk += 4) {
-    uint4 v[4];
+    uint32_t words[2][2][W::WORDS];
 #pragma unroll
-    for (int s = 0; s < 4; s++) v[s] = load_once(tiles + (size_t)chunk * (2 * W::BYTES / 16) + 32 * s);
+    for (int tile = 0; tile < 2; tile++) load_tile<W, true>(words[tile], tiles + (size_t)(2 * chunk + tile) * BYTES<W>, lane);
+    float scale[2];
+    load_scales<W>(scale, weights, n, n_chunks, per_group, blockIdx.x, chunk);
     float c[TILES][4] = {};
 #pragma unroll
     for (int tile = 0; tile < 2; tile++) {
       uint32_t a[2][W::TERMS][4];
-      W::terms(a[0], v[2 * tile]);
-      W::terms(a[1], v[2 * tile + 1]);
+      W::terms(a[0], words[tile][0]);
+      W::terms(a[1], words[tile][1]);
 #pragma unroll
       for (int i = 0; i < TILES; i++) {
         const uint4 hi = rows[i][chunk * 16 + tile * 8], lo = rows[i][chunk * 16 + tile * 8 + 1];
@@ -48,9 +50,7 @@ __device__ __forceinline__ void matmul_terms(const uint8_t* weights, const uint8
       }
     }
 #pragma unroll
-    for (int i = 0; i < TILES; i++)
-#pragma unroll
-      for (int e = 0; e < 4; e++) acc[i][e] += c[i][e];
+    for (int i = 0; i < TILES; i++) add_chunk<W>(acc[i], c[i], scale);
   }
 #pragma unroll
   for (int i = 0; i < TILES; i++)
@@ -94,8 +94,8 @@ KERNEL(split_rows)
 #define MATMUL(name, W, TILES)                                                                                             \
   extern "C" __global__ void __launch_bounds__(128) name(                                                                  \
       const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int* picks, int share,      \
-      const uint8_t* x, const float* bias, float* out, int n, int n_chunks, int tokens, int width, int column) {           \
-    matmul_terms<W, TILES>(weights, experts, biases, picks, share, x, bias, out, n, n_chunks, tokens, width, column);      \
+      const uint8_t* x, const float* bias, float* out, int n, int n_chunks, int per_group, int tokens, int width, int column) {           \
+    matmul_terms<W, TILES>(weights, experts, biases, picks, share, x, bias, out, n, n_chunks, per_group, tokens, width, column);      \
   }                                                                                                                        \
   KERNEL(name)
 #define OF_TYPE(low, W)         \
@@ -104,3 +104,6 @@ KERNEL(split_rows)
   MATMUL(terms_##low##_32, W, 4)
 OF_TYPE(bf16, Bf16)
 OF_TYPE(f16, F16)
+OF_TYPE(e4m3, E4m3)
+OF_TYPE(nf4, Nf4)
+OF_TYPE(fp4, Fp4)

@@ -51,6 +51,11 @@ inline bf16_t f2b(float f) {
   return {(uint16_t)(u >> 16)};
 }
 
+inline uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+  const float low = b2f({(uint16_t)a}) * b2f({(uint16_t)b}), high = b2f({(uint16_t)(a >> 16)}) * b2f({(uint16_t)(b >> 16)});
+  return (uint32_t)f2b(high).u << 16 | f2b(low).u;
+}
+
 namespace sim {
 constexpr size_t IN_BYTES = 32, OUT_BYTES = 16;
 struct Warp;

@@ -1,6 +1,7 @@
 //! The backend on the simulator.
 
 mod choose;
+mod codes;
 mod conformance;
 mod early;
 mod graphs;

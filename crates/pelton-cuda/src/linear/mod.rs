@@ -160,7 +160,7 @@ pub fn packed_bytes(dtype: WeightType, rows: usize, cols: usize) -> usize {
     match tiled {
         Some(format) => bytes(rows.div_ceil(TILE_ROWS), cols.div_ceil(SUPERBLOCK), format.tile_bytes()),
         None if dtype.blocks() == Some(DType::F32) => bytes(rows, cols.div_ceil(CHUNK).saturating_mul(CHUNK), 4),
-        None => Terms::F16.bytes(rows, cols),
+        None => Terms::of_type(dtype, cols).unwrap_or(Terms::F16).bytes(rows, cols),
     }
 }
 
@@ -325,7 +325,7 @@ impl Part {
     fn kernel_name(&self) -> &'static str {
         match self.kind {
             Kind::Packed(..) => "cuda int8 (dp4a, mma)",
-            Kind::Terms(..) if self.dtype.is_float() => "cuda bf16 (mma)",
+            Kind::Terms(terms, _) if terms.is_own(self.dtype) => "cuda bf16 (mma)",
             Kind::Terms(..) if is_integer(self.dtype) => {
                 "cuda bf16 (mma), decoded to f16: groups or zero points without a layout"
             }

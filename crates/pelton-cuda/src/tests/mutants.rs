@@ -12,6 +12,7 @@ use pelton_backend::{
 };
 use pelton_quant::{CodeBook, DType, GroupedType, ZeroPoint};
 
+use super::codes::codes;
 use crate::sim::{self, Build, Simulator};
 use crate::{CudaBackend, CudaOptions};
 
@@ -105,12 +106,12 @@ fn groups<B: Backend>(b: &mut B) -> Vec<Vec<f32>> {
 }
 
 /// Products of many rows, and how many of their bits are not those of `few` rows.
-fn many_rows<B: Backend>(b: &mut B, dtypes: &[DType], cols: usize, few: usize) -> Vec<Vec<f32>> {
-    let (out_features, rows) = (21, 70);
+fn many_rows<B: Backend>(b: &mut B, weights: &[Weight], few: usize) -> Vec<Vec<f32>> {
+    let rows = 70;
     let mut outputs = Vec::new();
-    for &dtype in dtypes {
-        let spec =
-            LinearSpec::new("layer", vec![weight(dtype, out_features, cols, 7)], numbers(out_features, 8)).unwrap();
+    for weight in weights {
+        let (out_features, cols) = (weight.rows(), weight.cols());
+        let spec = LinearSpec::new("layer", vec![weight.clone()], numbers(out_features, 8)).unwrap();
         let layer = b.load_linear(&spec).unwrap();
         let values = numbers(rows * cols, 60);
         let mut product = |values: &[f32]| {
@@ -209,8 +210,15 @@ pub(super) fn outputs<B: Backend>(b: &mut B, ops: Ops) -> Vec<Vec<f32>> {
         Ops::Norms => norms(b),
         Ops::Linears => linears(b),
         Ops::Groups => groups(b),
-        Ops::ManyRows => many_rows(b, &[DType::Q4_K, DType::Q6_K, DType::Q5_1, DType::Q8_0], 1280, 4),
-        Ops::Floats => many_rows(b, &[DType::BF16, DType::F16, DType::F32], 330, 11),
+        Ops::ManyRows => {
+            let dtypes = [DType::Q4_K, DType::Q6_K, DType::Q5_1, DType::Q8_0];
+            many_rows(b, &dtypes.map(|dtype| weight(dtype, 21, 1280, 7)), 4)
+        }
+        Ops::Floats => {
+            let mut weights = [DType::BF16, DType::F16, DType::F32].map(|dtype| weight(dtype, 21, 330, 7)).to_vec();
+            weights.extend([CodeBook::E4m3, CodeBook::Nf4, CodeBook::Fp4].map(|book| codes(book, 64, 21, 330, false)));
+            many_rows(b, &weights, 11)
+        }
         Ops::Experts => experts(b),
         Ops::Attention => attention(b),
     }
@@ -313,6 +321,12 @@ mutants! {
         "int chunk = warp; chunk < n_chunks; chunk += 4" => "int chunk = 3 - warp; chunk < n_chunks; chunk += 4";
     a_bit_lost_between_terms: Ops::Floats, "terms.cuh",
         "a[1][r] = __byte_perm(rest[0], rest[1], 0x7632);" => "a[1][r] = __byte_perm(rest[1], rest[0], 0x7632);";
+    codes_of_the_wrong_row: Ops::Floats, "terms.cuh",
+        "r & 1 ? 0x3424 : 0x1404" => "r & 1 ? 0x1404 : 0x3424";
+    levels_the_wrong_way_round: Ops::Floats, "terms.cuh",
+        "a[w][r] = __byte_perm(low, high, 0x5140);" => "a[w][r] = __byte_perm(low, high, 0x4051);";
+    scales_of_the_first_group: Ops::Floats, "terms.cuh",
+        "chunk / per_group) * 16" => "chunk / per_group / 2) * 16";
     sums_of_another_chunk: Ops::Floats, "terms_many.cu",
         "if (p.half == 0) {" => "if (p.half == 1) {";
     classes_in_another_order: Ops::ManyRows, "ring.cuh",
