@@ -76,18 +76,19 @@ struct Position {
 
 // The pieces of activations, `n_units` * 256 bytes a row, that a thread copies into every stage.
 struct Rows {
-  const unsigned char* from[2];
-  __device__ __forceinline__ Rows(const void* x, int n_units, const Group& group) {
+  const unsigned char* x;
+  int n_units, rows[2];  // not their addresses: those would take registers through the whole walk
+  __device__ __forceinline__ Rows(const void* activations, int n, const Group& group) {
+    x = static_cast<const unsigned char*>(activations);
+    n_units = n;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
-      const int row = group.row(32 * r + (threadIdx.x >> 3));
-      from[r] = static_cast<const unsigned char*>(x) + (size_t)row * n_units * 256 + 16 * (threadIdx.x & 7);
-    }
+    for (int r = 0; r < 2; r++) rows[r] = group.row(32 * r + (threadIdx.x >> 3));
   }
   __device__ __forceinline__ void issue(unsigned char* to, Position p) const {
 #pragma unroll
     for (int r = 0; r < 2; r++)
-      copy_async16(to + (32 * r + (threadIdx.x >> 3)) * ROW_BYTES + 16 * (threadIdx.x & 7), from[r] + (size_t)p.unit * 256 + p.half * 128, true);
+      copy_async16(to + (32 * r + (threadIdx.x >> 3)) * ROW_BYTES + 16 * (threadIdx.x & 7),
+                   x + ((size_t)rows[r] * n_units + p.unit) * 256 + p.half * 128 + 16 * (threadIdx.x & 7), true);
   }
 };
 

@@ -30,8 +30,7 @@ fn rule_of(kernel: &str) -> Rule {
     let is_float = parts.get(1) == Some(&"f32");
     match parts[0] {
         "matvec" if is_float => rule(&["FFMA", "LDG.E"]),
-        // Its sums of finished classes may wait in local memory: once in 64 columns of each.
-        "matmul" if is_float => Rule { instructions: &["FFMA"], may_spill: true },
+        "matmul" if is_float => rule(&["FFMA"]),
         "matvec" | "gated" if SHORT_CODES.iter().any(|s| kernel.contains(s)) => rule(&["IDP.4A"]),
         "matvec" | "gated" => rule(&["IDP.4A", "LDG.E.128"]),
         "terms" if kernel.ends_with("_many") => rule(&["HMMA.16816.F32.BF16", "LDGSTS.E.BYPASS.128", "LDS.128"]),
