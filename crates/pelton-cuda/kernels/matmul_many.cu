@@ -238,6 +238,7 @@ __device__ __forceinline__ void matmul_many(const uint8_t* weights, Experts expe
       const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int4* groups, const int* order,\
       int share, const int8_t* codes, const float* units, const int16_t* sums, const float* bias, float* out, int n,         \
       int n_sb, int tokens, int width, int column) {                                                                         \
+    wait_for_predecessor();                                                                                                  \
     matmul_many<F>(weights, Experts{experts, biases, groups, order, share}, Rounded{codes, units, sums}, bias, out, n, n_sb, tokens, width,\
                    column);                                                                                                  \
   }                                                                                                                          \

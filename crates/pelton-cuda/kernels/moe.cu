@@ -66,6 +66,7 @@ KERNEL(moe_route)
 // Slots by expert, for products of many rows (ring.cuh); one warp for each expert. First how many each has:
 //   picks (slots,) -> counts (n_experts,)
 extern "C" __global__ void __launch_bounds__(128) moe_count(const int* __restrict__ picks, int* __restrict__ counts, int slots, int n_experts) {
+  wait_for_predecessor();
   const int lane = threadIdx.x & 31, e = blockIdx.x * 4 + (threadIdx.x >> 5);
   if (e >= n_experts) return;
   int count = 0;
@@ -79,6 +80,7 @@ KERNEL(moe_count)
 // how many, 0). Of the list's n_groups those that are not needed are empty.
 extern "C" __global__ void __launch_bounds__(128) moe_group(const int* __restrict__ picks, const int* __restrict__ counts, int* __restrict__ order,
                                                             int4* __restrict__ groups, int slots, int n_experts, int n_groups) {
+  wait_for_predecessor();
   const int lane = threadIdx.x & 31, e = blockIdx.x * 4 + (threadIdx.x >> 5);
   if (e >= n_experts) return;
   int before = 0, groups_before = 0;

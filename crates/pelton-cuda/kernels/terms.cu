@@ -71,6 +71,7 @@ __device__ __forceinline__ bool is_finite(bf16_t h) { return (h.u & 0x7f80) != 0
 // Cuts rows into terms: x (rows, cols) f32 -> (rows, n_chunks, 2, 4, [hi 8, lo 8]) bf16, zeros past the last column. One
 // thread for 8 columns.
 extern "C" __global__ void __launch_bounds__(128) split_rows(const float* __restrict__ x, uint4* __restrict__ out, int cols, int n_chunks) {
+  wait_for_predecessor();
   const int i = blockIdx.x * 128 + threadIdx.x;
   if (i >= n_chunks * 8) return;
   uint32_t hi[4] = {0, 0, 0, 0}, lo[4] = {0, 0, 0, 0};
@@ -95,6 +96,7 @@ KERNEL(split_rows)
   extern "C" __global__ void __launch_bounds__(128) name(                                                                  \
       const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int* picks, int share,      \
       const uint8_t* x, const float* bias, float* out, int n, int n_chunks, int per_group, int tokens, int width, int column) {           \
+    wait_for_predecessor();                                                                                                \
     matmul_terms<W, TILES>(weights, experts, biases, picks, share, x, bias, out, n, n_chunks, per_group, tokens, width, column);      \
   }                                                                                                                        \
   KERNEL(name)

@@ -71,6 +71,7 @@ __device__ __forceinline__ void matmul_many(const uint8_t* weights, Experts expe
       const uint8_t* weights, const uint8_t* const* experts, const float* const* biases, const int4* groups, const int* order,\
       int share, const uint8_t* x, const float* bias, float* out, int n,                                                     \
       int n_chunks, int per_group, int tokens, int width, int column) {                                                      \
+    wait_for_predecessor();                                                                                                  \
     matmul_many<W>(weights, Experts{experts, biases, groups, order, share}, x, bias, out, n, n_chunks, per_group, tokens, width,        \
                    column);                                                                                                  \
   }                                                                                                                          \

@@ -55,10 +55,10 @@ fn every_weight_is_near_its_own_and_zero_is_zero() {
 fn what_has_no_layout_is_decoded_and_says_so() {
     let mut cuda = backend(false);
     for kind in [int(4, 16, ZeroPoint::PerGroup), int(4, 64, ZeroPoint::At(-7))] {
-        let weight = random_groups(kind, 8, 128, true, 3);
+        let weight = random_groups(kind, 16, 128, true, 3);
         let layer = cuda.load_linear(&LinearSpec::new("layer", vec![weight], Vec::new()).unwrap()).unwrap();
         let placed = &cuda.placement(&layer)[0];
         assert!(placed.kernel.contains("decoded to f16: groups or zero points without a layout"), "{placed:?}");
-        assert_eq!(placed.bytes, 2 * 8 * 128);
+        assert_eq!(placed.bytes, 2 * 16 * 128);
     }
 }

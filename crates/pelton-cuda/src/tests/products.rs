@@ -1,7 +1,8 @@
 //! Products of many rows: the bits of one row alone, whatever the number of rows, columns and superblocks.
 
-use pelton_backend::{Backend, Expert, Gate, LinearSpec, Moe};
-use pelton_quant::DType;
+use pelton_backend::conformance::random_groups;
+use pelton_backend::{Backend, Expert, Gate, LinearSpec, Moe, Weight};
+use pelton_quant::{CodeBook, DType, GroupedType, ZeroPoint};
 
 use super::conformance::backend;
 use super::mutants::{numbers, upload, weight};
@@ -10,9 +11,9 @@ use crate::linear::FORMATS;
 
 type Linear = <CudaBackend as Backend>::Linear;
 
-fn layer(cuda: &mut CudaBackend, dtype: DType, n: usize, k: usize) -> Linear {
-    let spec = LinearSpec::new("layer", vec![weight(dtype, n, k, 3)], numbers(n, 4)).unwrap();
-    cuda.load_linear(&spec).unwrap()
+fn layer(cuda: &mut CudaBackend, weight: Weight) -> Linear {
+    let bias = numbers(weight.rows(), 4);
+    cuda.load_linear(&LinearSpec::new("layer", vec![weight], bias).unwrap()).unwrap()
 }
 
 fn product(cuda: &mut CudaBackend, layer: &Linear, x: &[f32], rows: usize) -> Vec<u32> {
@@ -26,15 +27,10 @@ fn product(cuda: &mut CudaBackend, layer: &Linear, x: &[f32], rows: usize) -> Ve
 }
 
 /// Holds products of several numbers of rows, up to the last of `counts`, against each row alone.
-fn assert_same_bits(
-    cuda: &mut CudaBackend,
-    dtype: DType,
-    n: usize,
-    k: usize,
-    counts: impl Iterator<Item = usize> + Clone,
-) {
+fn assert_same_bits(cuda: &mut CudaBackend, weight: Weight, counts: impl Iterator<Item = usize> + Clone) {
     let most = counts.clone().max().unwrap();
-    let layer = layer(cuda, dtype, n, k);
+    let (name, n, k) = (weight.name().to_string(), weight.rows(), weight.cols());
+    let layer = layer(cuda, weight);
     let x = numbers(most * k, 5);
     let alone: Vec<u32> = x.chunks(k).flat_map(|x| product(cuda, &layer, x, 1)).collect();
     for rows in counts {
@@ -42,20 +38,34 @@ fn assert_same_bits(
         let first = (most - rows) / 2;
         let together = product(cuda, &layer, &x[first * k..(first + rows) * k], rows);
         let differs = together.iter().zip(&alone[first * n..]).position(|(a, b)| a != b);
-        assert_eq!(differs.map(|at| (at / n, at % n)), None, "{dtype} ({n}, {k}), {rows} rows");
+        assert_eq!(differs.map(|at| (at / n, at % n)), None, "{name} ({n}, {k}), {rows} rows");
     }
 }
 
 #[test]
 fn every_format_has_the_same_bits_with_many_rows() {
     let mut cuda = backend(true);
-    for (i, format) in FORMATS.iter().enumerate() {
+    for (i, dtype) in FORMATS.iter().filter_map(|format| format.dtype).enumerate() {
         // One, two, and five superblocks, the last of them in part where blocks are small.
-        let block = format.dtype.block_len();
+        let block = dtype.block_len();
         for (n, k) in
             [(1, 256 / block * block), (21, 512), (8 * i + 37, 1280 - if block < 256 { 3 * block } else { 0 })]
         {
-            assert_same_bits(&mut cuda, format.dtype, n, k, [4, 32, 65, 129].into_iter());
+            assert_same_bits(&mut cuda, weight(dtype, n, k, 3), [4, 32, 65, 129].into_iter());
+        }
+    }
+}
+
+#[test]
+fn integers_in_groups_have_the_same_bits_with_many_rows() {
+    let mut cuda = backend(true);
+    let (middle, own) = (ZeroPoint::At, ZeroPoint::PerGroup);
+    let kinds = [(4, 128, middle(8)), (8, 128, middle(128)), (2, 128, own), (3, 128, own), (4, 32, own), (4, 64, own)];
+    for (bits, group, zero) in kinds.into_iter().chain([(4, 128, own), (8, 32, own), (8, 128, own)]) {
+        let kind = GroupedType { book: CodeBook::Int { bits }, group: Some(group), zero };
+        for (n, k, is_shuffled) in [(21, 512, false), (140, 1152, true)] {
+            let weight = random_groups(kind, n, k, is_shuffled, 6);
+            assert_same_bits(&mut cuda, weight, [4, 32, 65, 129].into_iter());
         }
     }
 }
@@ -65,7 +75,7 @@ fn floats_have_the_same_bits_with_many_rows() {
     let mut cuda = backend(true);
     for dtype in [DType::BF16, DType::F16] {
         for (n, k) in [(1, 64), (21, 70), (140, 257), (37, 640)] {
-            assert_same_bits(&mut cuda, dtype, n, k, [3, 8, 9, 17, 40, 65, 129].into_iter());
+            assert_same_bits(&mut cuda, weight(dtype, n, k, 3), [3, 8, 9, 17, 40, 65, 129].into_iter());
         }
     }
 }
@@ -84,7 +94,7 @@ fn experts_give_the_same_bits_to_many_rows() {
             down: load(vec![part(down, hidden, ffn, 23)]),
         }
     });
-    let router = layer(&mut cuda, DType::F32, n, hidden);
+    let router = layer(&mut cuda, weight(DType::F32, n, hidden, 3));
     let (experts, top_k, norm_topk) = (experts.into(), 3, true);
     let moe = Moe { router, experts, top_k, norm_topk, ffn, gate: Gate::Silu };
     let x = numbers(most * hidden, 24);
@@ -107,12 +117,12 @@ fn experts_give_the_same_bits_to_many_rows() {
 
 #[test]
 fn every_number_of_rows_has_the_same_bits() {
-    assert_same_bits(&mut backend(true), DType::Q4_K, 9, 512, 1..=200);
+    assert_same_bits(&mut backend(true), weight(DType::Q4_K, 9, 512, 3), 1..=200);
 }
 
 #[test]
 fn columns_past_a_block_have_the_same_bits() {
     for (dtype, n) in [(DType::Q6_K, 128), (DType::Q4_0, 131), (DType::Q5_1, 257)] {
-        assert_same_bits(&mut backend(true), dtype, n, 256, [66, 70].into_iter());
+        assert_same_bits(&mut backend(true), weight(dtype, n, 256, 3), [66, 70].into_iter());
     }
 }
