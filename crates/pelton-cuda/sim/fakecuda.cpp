@@ -3,6 +3,7 @@
 // It is stricter than a driver: copies must lie inside one allocation, fresh memory is full of NaN, a launch must not
 // ask for more than the device has, and after a fault every call fails as it does on a card. One lock serialises all
 // calls. The functions that begin with sim_ are for tests.
+#include <unistd.h>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -74,12 +75,26 @@ static bool is_untouched() {
   return true;
 }
 
+// The device is lost in so many kernels (0: never), or when the file appears that PELTON_SIM_LOSE names; a new context has it
+// back, unless it stays lost, or as long as the file is there that PELTON_SIM_GONE names.
+static unsigned lose_in;
+static bool stays_lost;
+static bool exists(const char* variable) {
+  const char* file = getenv(variable);
+  return file && !access(file, F_OK);
+}
+static bool is_lost_now() {
+  if (lose_in && !--lose_in) return true;
+  return exists("PELTON_SIM_LOSE") && !unlink(getenv("PELTON_SIM_LOSE"));
+}
+
 static Result run(Operation& o) {
   if (o.kind == Operation::COPY) {
     memmove(o.to, o.from, o.bytes);
     written.clear();
     return SUCCESS;
   }
+  if (is_lost_now()) return sticky = LAUNCH_FAILED;
   std::vector<void*> pointers;
   for (auto& a : o.args) pointers.push_back(a.data());
   if (tracks) remember();
@@ -110,6 +125,8 @@ extern "C" {
 void sim_set_seed(unsigned seed) { std::lock_guard<std::recursive_mutex> g(lock); sim::set_seed(seed); }
 void sim_set_memory_limit(size_t bytes) { std::lock_guard<std::recursive_mutex> g(lock); memory_limit = bytes; }
 void sim_lose_device() { std::lock_guard<std::recursive_mutex> g(lock); sticky = LAUNCH_FAILED; }
+void sim_lose_in(unsigned kernels) { std::lock_guard<std::recursive_mutex> g(lock); lose_in = kernels; }
+void sim_stay_lost(unsigned yes) { std::lock_guard<std::recursive_mutex> g(lock); stays_lost = yes; }
 void sim_find_device() { std::lock_guard<std::recursive_mutex> g(lock); sticky = SUCCESS; }
 void sim_track_writes(unsigned yes) { std::lock_guard<std::recursive_mutex> g(lock); tracks = yes; }
 unsigned sim_launches() { std::lock_guard<std::recursive_mutex> g(lock); return launches; }
@@ -143,8 +160,20 @@ Result cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   *total = memory_limit;
   return SUCCESS;
 }
-Result cuDevicePrimaryCtxRetain(void** c, int) { *c = (void*)1; return SUCCESS; }
-Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+static unsigned n_contexts;
+Result cuDevicePrimaryCtxRetain(void** c, int) {
+  // The last context ended, and its faults with it.
+  if (!n_contexts && !stays_lost && !exists("PELTON_SIM_GONE")) sticky = SUCCESS;
+  LOCKED;
+  n_contexts++;
+  *c = (void*)1;
+  return SUCCESS;
+}
+Result cuDevicePrimaryCtxRelease_v2(int) {
+  std::lock_guard<std::recursive_mutex> g(lock);
+  if (n_contexts) n_contexts--;
+  return SUCCESS;
+}
 Result cuCtxSetCurrent(void*) { return SUCCESS; }
 Result cuGetErrorName(Result r, const char** s) {
   *s = r == LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED" : r == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_INVALID_VALUE";

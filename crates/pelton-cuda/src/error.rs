@@ -78,7 +78,7 @@ impl CudaError {
     pub(crate) fn end_step(self) -> ! {
         match self {
             CudaError::OutOfMemory { .. } => panic!("{self}"),
-            other => panic!("the GPU stopped; restart Pelton to use it again: {other}"),
+            other => panic!("the GPU stopped; restart Pelton to use it again (a server tries to by itself): {other}"),
         }
     }
 }

@@ -219,6 +219,16 @@ impl Simulator {
         self.call("sim_lose_device", ());
     }
 
+    /// Every call fails from so many kernels on, as after a fault, until a new context is made.
+    pub fn lose_device_in(&self, kernels: u32) {
+        self.call("sim_lose_in", kernels);
+    }
+
+    /// A lost device is not there for a new context either, or is again.
+    pub fn stay_lost(&self, yes: bool) {
+        self.call("sim_stay_lost", u32::from(yes));
+    }
+
     /// The device is back.
     pub fn find_device(&self) {
         self.call("sim_find_device", ());

@@ -238,6 +238,16 @@ impl EngineHandle {
         Ok(CancelGuard { cancelled })
     }
 
+    /// What the engine said when it stopped, where it could not go on.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Whether the engine's thread has ended: all that the engine had is given back.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// The state as of the last step. Never waits for a step.
     pub fn stats(&self) -> EngineStats {
         let mut stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);

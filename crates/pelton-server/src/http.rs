@@ -144,6 +144,7 @@ impl Server {
                 }
                 _ = idle_check.tick() => {
                     let registry = app.registry.clone();
+                    registry.look_for_losses();
                     tokio::spawn(async move { registry.let_go_of_idle().await });
                 }
                 accepted = listener.accept() => match accepted {

@@ -1,6 +1,7 @@
 //! Pelton's own routes: tokens, templates, health, metrics.
 //!
-//! Invariant: `/health` says that the process answers, `/ready` that it would answer a question now.
+//! Invariant: `/health` says that the process answers and has what it needs (a GPU that was lost and cannot be opened again
+//! is missing), `/ready` that it would answer a question now.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::engine::blocking;
 use crate::error::ApiError;
 use crate::metrics::EngineFigures;
 use crate::openai::{Message, ToolDefinition, tool_of};
-use crate::{App, body};
+use crate::{App, body, registry};
 
 /// Text to turn into token ids: `content`, or `prompt`. One of them has to be there.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -146,8 +147,10 @@ pub(crate) async fn apply_template(State(app): State<Arc<App>>, request: Request
 }
 
 /// `GET /health`
-pub(crate) async fn health() -> Response {
-    body::json(&json!({ "status": "ok" }))
+pub(crate) async fn health(State(app): State<Arc<App>>) -> Response {
+    let (is_well, object) = registry::health(&app.registry.losses());
+    let code = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    body::text(code, "application/json", object.to_string())
 }
 
 /// `GET /ready`

@@ -3,6 +3,8 @@
 //! Invariants: one model is loaded at a time, and requests for it wait, also for the memory of a model in use; a model in
 //! use is never let go, nor any for the sake of one that could not be loaded anyway.
 
+mod lost;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +18,8 @@ use crate::error::ApiError;
 use crate::http::ServerError;
 use crate::options::LogSink;
 use crate::route::RouteSource;
+use lost::Loss;
+pub(crate) use lost::health;
 
 /// A model that a server may load.
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ enum State {
     Loading(Arc<LoadedShare>),
     Loaded(Arc<Loaded>),
     Failed(String),
+    Lost(Arc<Loss>),
 }
 
 /// How much of a model is loaded.
@@ -168,6 +173,7 @@ impl Registry {
     pub(crate) async fn get(self: &Arc<Self>, name: Option<&str>) -> Result<Arc<Loaded>, ApiError> {
         let entry = self.find(name)?.clone();
         entry.touch();
+        self.check(&entry)?;
         if let Some(model) = entry.loaded() {
             return Ok(model);
         }
@@ -315,6 +321,7 @@ fn describe(entry: &Entry) -> Value {
         }
         State::Loaded(_) => ("loaded", json!(1.0), Value::Null),
         State::Failed(message) => ("failed", Value::Null, json!(message)),
+        State::Lost(loss) => ("lost", Value::Null, json!(loss.describe().0)),
     };
     let mut object = json!({
         "id": entry.source.id,

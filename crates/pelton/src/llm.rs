@@ -265,6 +265,16 @@ impl Llm {
         Ok(self.engine.submit_to(request, sink)?)
     }
 
+    /// What the engine said when it stopped, where it could not go on: a lost GPU.
+    pub fn failure(&self) -> Option<&str> {
+        self.engine.failure()
+    }
+
+    /// Whether the engine has given back all that it had.
+    pub fn has_ended(&self) -> bool {
+        self.engine.has_ended()
+    }
+
     /// The engine's queues, pages and counts as of its last step. Never waits.
     pub fn stats(&self) -> EngineStats {
         self.engine.stats()

@@ -13,6 +13,7 @@ mod hub;
 mod inspect;
 mod ladder;
 mod logits_file;
+mod lost_card;
 mod mock_server;
 mod models;
 mod packed;

@@ -12,16 +12,22 @@ use serde_json::{Value, json};
 use crate::pelton::Sandbox;
 
 /// A server that is killed when dropped.
-struct Served {
+pub(crate) struct Served {
     child: Child,
-    address: String,
+    pub(crate) address: String,
     /// Lines of stderr.
-    log: Receiver<String>,
+    pub(crate) log: Receiver<String>,
 }
 
 impl Served {
     fn start(sandbox: &Sandbox, args: &[&str]) -> Served {
+        Served::start_with(sandbox, args, &[])
+    }
+
+    /// With more in its environment.
+    pub(crate) fn start_with(sandbox: &Sandbox, args: &[&str], environment: &[(&str, &str)]) -> Served {
         let mut command = sandbox.command(&[&["serve", "--port", "0"], args].concat());
+        command.envs(environment.iter().copied());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let first = lines.next().expect("a first line").unwrap();

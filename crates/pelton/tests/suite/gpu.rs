@@ -235,6 +235,30 @@ fn a_lost_card_fails_its_requests_and_whoever_comes_after_hears_why() {
 }
 
 #[test]
+fn a_lost_card_can_be_opened_again_where_the_driver_lets_it() {
+    let driver = driver("Reopened simulator", &[]);
+    let simulator = Simulator::of(&driver);
+    let options = Options { max_seqs: 2, ..on(driver, GpuLayers::All) };
+    let (model, request) = (embedded(), greedy(&[9, 6, 7], 12));
+    let llm = load(&model, &options);
+    let before = ask(&llm, request.clone());
+    assert!(llm.failure().is_none() && !llm.has_ended());
+    simulator.lose_device_in(50);
+    let handle = llm.submit(request.clone()).unwrap();
+    let last = std::iter::from_fn(|| handle.next_event_timeout(PATIENCE).ok()).last();
+    assert!(matches!(&last, Some(Event::Failed(message)) if message.contains("LAUNCH_FAILED")), "{last:?}");
+    let failure = llm.failure().expect("it has stopped");
+    assert!(failure.contains("the GPU stopped"), "{failure}");
+    drop(llm);
+    simulator.stay_lost(true);
+    let error = refusal(&model, &options).to_string();
+    assert!(error.contains("--gpu-layers all") && error.contains("cuDevicePrimaryCtxRetain"), "{error}");
+    simulator.stay_lost(false);
+    let again = load(&model, &options);
+    assert_eq!(ask(&again, request).bits(), before.bits());
+}
+
+#[test]
 fn a_card_that_fails_while_it_is_loaded_is_left_alone_unless_someone_insists() {
     let fault = ("fakecuda.cpp", "if (!sim::launch(", "if (true || !sim::launch(");
     let driver = driver("Broken simulator", &[fault]);
