@@ -108,8 +108,8 @@ __device__ __forceinline__ void matmul_few(const uint8_t* __restrict__ weights, 
   }
 }
 
-#define MATMUL(name, F, TILES)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(128) name(const uint8_t* weights, const int8_t* codes, const float* units, \
+#define MATMUL(name, F, TILES, BOUNDS)                                                                                            \
+  extern "C" __global__ void __launch_bounds__ BOUNDS name(const uint8_t* weights, const int8_t* codes, const float* units, \
                                                          const int16_t* sums, const float* bias, float* out, int n,       \
                                                          int n_sb, int tokens, int width, int column) {                   \
     wait_for_predecessor();                                                                                               \
@@ -117,7 +117,7 @@ __device__ __forceinline__ void matmul_few(const uint8_t* __restrict__ weights, 
   }                                                                                                                       \
   KERNEL(name)
 #define OF_FORMAT(low, F)           \
-  MATMUL(matmul_##low##_8, F, 1)    \
-  MATMUL(matmul_##low##_16, F, 2)   \
-  MATMUL(matmul_##low##_32, F, 4)
+  MATMUL(matmul_##low##_8, F, 1, (128, 4))   \
+  MATMUL(matmul_##low##_16, F, 2, (128))  \
+  MATMUL(matmul_##low##_32, F, 4, (128))
 EACH_FORMAT(OF_FORMAT)
