@@ -240,8 +240,8 @@ __device__ __forceinline__ void attend(const float* __restrict__ qkv, const unsi
   }
 }
 
-#define ATTEND(name, KV, DP, WARPS)                                                                                        \
-  extern "C" __global__ void __launch_bounds__(32 * WARPS) name(                                                          \
+#define ATTEND(name, KV, DP, WARPS, BOUNDS)                                                                                \
+  extern "C" __global__ void __launch_bounds__ BOUNDS name(                                                               \
       const float* qkv, const unsigned char* layer, const int4* tiles, const int* table_of, const int* pages, float* out,  \
       float* parts_o, float2* parts_ml, int n_heads, int n_kv_heads, int dim, int stride, int max_chunks, int window,      \
       float scale, float cap) {                                                                                            \
@@ -251,8 +251,8 @@ __device__ __forceinline__ void attend(const float* __restrict__ qkv, const unsi
   }                                                                                                                        \
   KERNEL(name)
 #define OF_WIDTH(low, KV, DP, MANY)       \
-  ATTEND(attend_##low##_##DP##_1, KV, DP, 1) \
-  ATTEND(attend_##low##_##DP##_many, KV, DP, MANY)
+  ATTEND(attend_##low##_##DP##_1, KV, DP, 1, (32, 8)) \
+  ATTEND(attend_##low##_##DP##_many, KV, DP, MANY, (32 * MANY))
 #define OF_TYPE(low, KV)      \
   OF_WIDTH(low, KV, 32, 4)    \
   OF_WIDTH(low, KV, 64, 4)    \

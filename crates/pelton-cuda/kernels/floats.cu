@@ -129,7 +129,7 @@ extern "C" __global__ void pad_rows(const float* __restrict__ x, float* __restri
 KERNEL(pad_rows)
 
 #define MATVEC(name, TOKENS)                                                                                           \
-  extern "C" __global__ void __launch_bounds__(128, TOKENS == 1 ? 6 : 4) name(const uint8_t* weights, const uint8_t* const* experts,           \
+  extern "C" __global__ void __launch_bounds__(128, TOKENS == 1 ? 6 : 3) name(const uint8_t* weights, const uint8_t* const* experts,           \
                                                          const float* const* biases, const int* picks, int share, const float* x, const float* bias,  \
                                                          float* out, int n, int stride, int tokens, int width, int column) { \
     wait_for_predecessor();                                                                                              \

@@ -117,7 +117,7 @@ __device__ __forceinline__ void matmul_few(const uint8_t* __restrict__ weights, 
   }                                                                                                                       \
   KERNEL(name)
 #define OF_FORMAT(low, F)           \
-  MATMUL(matmul_##low##_8, F, 1, (128, 4))   \
+  MATMUL(matmul_##low##_8, F, 1, (128, 3))   \
   MATMUL(matmul_##low##_16, F, 2, (128))  \
   MATMUL(matmul_##low##_32, F, 4, (128))
 EACH_FORMAT(OF_FORMAT)
