@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libloading::Library;
 
@@ -67,11 +68,19 @@ pub fn build(how: &Build<'_>) -> PathBuf {
         (false, true) => Level::Fast,
         (false, false) => Level::Quick,
     };
-    let objects: Vec<PathBuf> = sources
-        .iter()
-        .filter(|(name, _)| is_compiled(name))
-        .map(|(name, text)| object(&folder, name, text, &headers, level))
-        .collect();
+    // One compiler for each core, and each file by whoever is free.
+    let compiled: Vec<_> = sources.iter().filter(|(name, _)| is_compiled(name)).collect();
+    let next = AtomicUsize::new(0);
+    let compile = || {
+        let files = std::iter::from_fn(|| compiled.get(next.fetch_add(1, Ordering::Relaxed)));
+        files.map(|(name, text)| object(&folder, name, text, &headers, level)).collect::<Vec<_>>()
+    };
+    let mut objects: Vec<PathBuf> = std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let compilers: Vec<_> = (0..threads).map(|_| scope.spawn(compile)).collect();
+        compilers.into_iter().flat_map(|c| c.join().expect("a compiler that works")).collect()
+    });
+    objects.sort();
     let path = folder.join(format!("libcuda-{:016x}.so", hash(&objects)));
     if !path.exists() {
         let made = folder.join("linking.so");
