@@ -144,3 +144,36 @@ fn good_drafts_run_beside_prompts_where_steps_without_any_follow() {
     let (_, out) = speedup(steep, Load { n: 16, answer: 4, prompt: 200 }, accepts, 0.05);
     assert!(out.beside < 20, "{} drafts beside prompts, {} in other steps", out.beside, out.apart);
 }
+
+#[test]
+fn where_prompts_set_in_for_good_drafting_ends() {
+    let (n, prompts, mut random) = (16, 200, Random(0x5eed_0dd0_1234_5677));
+    let mut controller = Controller::new(&[None], 0.0, 64);
+    // What steps cost is known, and there is much in the account.
+    for _ in 0..200 {
+        controller.note_step(n, 8, 2 * n, flat(n + 8), 0.0);
+        controller.note_step(n, 0, n, flat(n), 0.0);
+    }
+    let mut record = Record::default();
+    let (mut rows, mut seconds) = (0, 0.0);
+    for _ in 0..2000 {
+        let survival = survival_of(&[2; 4], &record.of_classes(&Outcomes::default()));
+        let outlook = Outlook { prospects: vec![Some(Prospect { survival, behind: 0 })], remaining: 50.0 };
+        let order = match controller.may_look_beside(n, prompts) {
+            true => controller.choose_beside(&vec![outlook; n], prompts, MAX_DRAFT),
+            false => Order::nothing(n),
+        };
+        let (mut x, mut accepted) = (0, 0);
+        for &(_, len) in order.picks.iter().flatten() {
+            let tried = (0..len).take_while(|_| random.next() < 0.4).count();
+            record.note(&mut Outcomes::default(), &vec![2; len], tried, tried < len);
+            (x, accepted) = (x + len, accepted + tried);
+        }
+        let step = flat(n + prompts + x);
+        controller.note_beside(n, prompts, (x, accepted), step);
+        (rows, seconds) = (rows + n + prompts + accepted, seconds + step);
+    }
+    // Rows that were of use, prompts' or tokens', over those of plain steps in the same time.
+    let share = rows as f64 / (n + prompts) as f64 * flat(n + prompts) / seconds;
+    assert!(share > 0.995, "{share:.3} of plain");
+}
