@@ -362,8 +362,8 @@ pub trait Backend {
     }
 
     /// Finds out about rows of logits what is asked, where they are, and without copying them: `out` gets an answer for each
-    /// row, as [`conformance::weigh_row`](crate::conformance::weigh_row) says. `false` where the backend does not: then the
-    /// host reads them.
+    /// row, as [`conformance::weigh_row`](crate::conformance::weigh_row) says. `false` where the backend never does: then the
+    /// host reads them, and does not ask again.
     fn weigh(&mut self, _logits: &Self::Tensor, _asks: &[Ask], _out: &mut Vec<Weighed>) -> bool {
         false
     }

@@ -89,6 +89,8 @@ pub struct Engine<B: Backend> {
     kv: B::Kv,
     work: Workspace<B>,
     logits: Vec<f32>,
+    /// Whether the backend weighs logits; true until it was asked.
+    weighs: bool,
     /// Tokens chosen where the logits were.
     weighed_tokens: u64,
     hidden: Vec<f32>,
@@ -140,6 +142,7 @@ impl<B: Backend> Engine<B> {
             kv,
             work,
             logits: Vec::new(),
+            weighs: true,
             weighed_tokens: 0,
             hidden: Vec::new(),
             sched,

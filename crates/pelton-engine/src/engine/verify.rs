@@ -108,20 +108,26 @@ impl Draw<'_> {
     }
 }
 
-/// Chooses what can be chosen without the logits, where the backend weighs them; `false` where nothing can.
+/// Chooses what can be chosen without the logits, where the backend weighs them; `false` where nothing can. A backend that
+/// does not is not asked again: `weighs` says so.
 fn weigh<B: Backend>(
     backend: &mut B,
     work: &mut Workspace<B>,
     draws: &mut [Draw<'_>],
     (vocab, ends): (usize, Ends<'_>),
+    weighs: &mut bool,
 ) -> bool {
+    if !*weighs {
+        return false;
+    }
     let asks: Vec<Option<Ask>> = draws.iter_mut().flat_map(|draw| draw.asks(vocab)).collect();
     if asks.iter().all(Option::is_none) {
         return false;
     }
     let asks: Vec<Ask> = asks.into_iter().map(Option::unwrap_or_default).collect();
     let mut weighed = Vec::new();
-    if !work.weigh(backend, &asks, &mut weighed) {
+    *weighs = work.weigh(backend, &asks, &mut weighed);
+    if !*weighs {
         return false;
     }
     for draw in draws {
@@ -167,7 +173,8 @@ impl<B: Backend> Engine<B> {
             draws.push(Draw { sequence, drafts, first, drawn: Drawn::default(), is_done: false });
             first += 1 + row.n_drafts;
         }
-        let is_weighed = weigh(&mut self.backend, &mut self.work, &mut draws, (vocab, ends));
+        let (backend, work) = (&mut self.backend, &mut self.work);
+        let is_weighed = weigh(backend, work, &mut draws, (vocab, ends), &mut self.weighs);
         self.weighed_tokens += draws.iter().map(|draw| draw.drawn.advances.len() as u64).sum::<u64>();
         let mut logits = if is_weighed {
             let open = draws.iter().map(Draw::open).filter(|open| !open.is_empty());
